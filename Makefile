@@ -1,0 +1,45 @@
+# make alone lists the targets. Everything happens in .venv; PYTHON chooses the interpreter it is made with.
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export DO_NOT_TRACK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install repro test lint bench serve torture clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(BIN)/.installed ## create .venv and install the project with pinned versions
+
+$(BIN)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[flows,dev]'
+	@touch $@
+
+repro: install ## run the whole pipeline (dvc repro), print the result table and where the report is
+	@dvc repro
+	@clpdd results
+
+test: install lint ## lint, type check, tests
+	python -m pytest
+
+lint: install ## ruff and mypy
+	ruff check .
+	ruff format --check .
+	mypy
+
+bench: install ## speed and memory, measured side by side
+	python -m benchmarks
+
+serve: install ## a Prefect server, worker and the deployments on 127.0.0.1 until Ctrl-C
+	python -m flows.serve
+
+torture: install ## kill the pipeline again and again and compare every artifact with an untouched run
+	python -m tests.torture
+
+clean: ## remove everything that the pipeline made (the DVC cache stays)
+	rm -rf data/index data/features data/kernels data/distilled data/results data/work data/clocks data/live
