@@ -1,0 +1,66 @@
+"""Errors meant for people: each says what was wrong, where, what is allowed and what to do.
+
+The command line prints the message without a traceback and exits with the class's ``exit_code``.
+Anything that is not a ``ClpddError`` is a defect of the program and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ArtifactError",
+    "BusyError",
+    "ClpddError",
+    "DataError",
+    "NumericalError",
+    "Preempted",
+    "ResourceError",
+    "SettingsError",
+]
+
+
+class ClpddError(Exception):
+    """Base of every error the library raises on purpose."""
+
+    exit_code = 1
+
+
+class SettingsError(ClpddError):
+    """A setting is unknown, of the wrong type, out of range, or impossible with another one."""
+
+    exit_code = 2
+
+
+class DataError(ClpddError):
+    """The user's images, labels or tables cannot be used as they are."""
+
+    exit_code = 3
+
+
+class ArtifactError(ClpddError):
+    """A file that a stage made (or a weights file) is missing, damaged, or of another kind than expected."""
+
+    exit_code = 4
+
+
+class ResourceError(ClpddError):
+    """The machine refused: disk full, folder read-only, memory exhausted, device missing."""
+
+    exit_code = 5
+
+
+class NumericalError(ClpddError):
+    """A computation left the finite numbers: NaN or infinite loss, singular kernel."""
+
+    exit_code = 6
+
+
+class BusyError(ClpddError):
+    """Another run holds the same work folder."""
+
+    exit_code = 7
+
+
+class Preempted(ClpddError):
+    """The run was asked to stop and has saved its state: start it again to go on (75 is EX_TEMPFAIL)."""
+
+    exit_code = 75

@@ -1,0 +1,115 @@
+"""Settings: defaults agree with params.yaml, everything wrong is refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clpdd.config import Settings, load_settings, parse_settings
+from clpdd.errors import SettingsError
+
+PARAMS = Path(__file__).parent.parent / "params.yaml"
+
+
+def test_params_yaml_holds_every_setting_at_its_default_with_a_comment() -> None:
+    assert load_settings(PARAMS) == Settings()
+    known = set()
+
+    def names(model: Any) -> None:
+        for name, field in model.model_fields.items():
+            known.add(name)
+            if hasattr(field.annotation, "model_fields") and name != "encoder_options":
+                names(field.annotation)
+
+    names(Settings)
+    lines = [line for line in PARAMS.read_text().splitlines() if line.strip() and not line.startswith("#")]
+    keys = {line.split(":")[0].strip() for line in lines}
+    assert keys == known
+    sections = {"dataset", "max_per_class", "cache", "kernels", "distill", "augment", "evaluate", "report"}
+    uncommented = [line for line in lines if "#" not in line and line.split(":")[0].strip() not in sections]
+    assert not uncommented
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"distil": {}}, "distil: unknown key; did you mean distill?"),
+        ({"distill": {"temprature": 1.0}}, "distill.temprature: unknown key; did you mean temperature?"),
+        ({"distill": {"augment": {"flipp": 1.0}}}, "distill.augment.flipp: unknown key; did you mean flip?"),
+        ({"encoder_options": {"a": {"modle": "x"}}}, "encoder_options.a.modle: unknown key; did you mean model?"),
+        ({"distill": {"temperature": -1}}, "distill.temperature: input should be greater than 0 (got -1)"),
+        ({"distill": {"temperature": "warm"}}, "distill.temperature: input should be a valid number (got 'warm')"),
+        ({"distill": {"temperature": float("nan")}}, "distill.temperature: input should be a finite number (got nan)"),
+        ({"distill": {"steps": 1.5}}, "distill.steps: input should be a valid integer (got 1.5)"),
+        ({"distill": {"steps": True}}, "distill.steps: input should be a valid integer (got True)"),
+        ({"distill": {"objective": "hinge"}}, "'cross_entropy', 'cosine' or 'mse'"),
+        ({"distill": {"augment": {"crop_area": [0.9, 0.1]}}}, "must not exceed the second"),
+        ({"cache": {"shard_rows": 1000, "chunk_rows": 300}}, "must be a multiple of chunk_rows (300)"),
+        ({"dataset": {"name": "parquet"}}, "train is needed by the dataset parquet"),
+        ({"dataset": {"train": "x"}}, "digits brings its own images"),
+        ({"dataset": {"validation_fraction": 0.5, "test_fraction": 0.5}}, "must be below 1"),
+        ({"encoders": []}, "at least 1 item"),
+        ({"encoders": ["a", "a"]}, "holds a name twice"),
+        ({"encoders": ["hf-hub:timm/x"]}, "give it a short name in encoder_options"),
+        ({"encoders": [".."]}, "names folders"),
+        ({"runtime": {"device": "gpu"}}, "runtime.device"),
+        ([1], "must hold a mapping"),
+    ],
+)
+def test_refusals_name_the_key_and_what_is_allowed(values: Any, expected: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        parse_settings(values)
+    assert expected in str(refused.value)
+
+
+def test_every_problem_is_named_at_once() -> None:
+    with pytest.raises(SettingsError) as refused:
+        parse_settings({"seed": -1, "distill": {"steps": 0}, "evaluate": {"seeds": 0}})
+    assert all(key in str(refused.value) for key in ("seed:", "distill.steps:", "evaluate.seeds:"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("seed: 1\nseed: 2\n", "line 2: the key 'seed' stands twice (first on line 1)"),
+        ("distill:\n  steps: 1\n  steps: 1\n", "stands twice"),
+        ("seed: !!python/object/apply:os.system ['true']\n", "is not plain YAML"),
+        ("seed: !custom 1\n", "is not plain YAML"),
+        ("seed: [1\n", "is not plain YAML"),
+        ("distill: {temperature: .nan}\n", "finite number"),
+        ("distill: {temperature: .inf}\n", "finite number"),
+        ("? [a]\n: 1\n", "a key must be a plain word"),
+        ("a: &a [*a]\n", "is not plain YAML"),
+        ("\x00", "is not plain YAML"),
+    ],
+)
+def test_files_that_are_not_plain_settings_are_refused(tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(SettingsError) as refused:
+        load_settings(path)
+    assert expected in str(refused.value)
+    assert str(path) in str(refused.value)
+
+
+def test_binary_and_missing_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SettingsError, match="UTF-8"):
+        load_settings(tmp_path / "params.yaml")
+    with pytest.raises(SettingsError, match="does not exist"):
+        load_settings(tmp_path / "none.yaml")
+
+
+def test_numbers_may_be_written_as_yaml_users_write_them(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("distill: {learning_rate: 1e-3, temperature: 1}\n")
+    settings = load_settings(path)
+    assert settings.distill.learning_rate == 1e-3
+    assert settings.distill.temperature == 1.0
+
+
+def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("")
+    assert load_settings(tmp_path / "params.yaml") == Settings()
