@@ -1,0 +1,177 @@
+"""Files written whole or not at all, and the digests that prove it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .errors import ArtifactError, ResourceError
+
+__all__ = [
+    "canonical_json",
+    "explain_os_errors",
+    "link_tree",
+    "publish",
+    "read_json",
+    "remove",
+    "remove_leftovers",
+    "sha256_bytes",
+    "sha256_file",
+    "sha256_tree",
+    "sync_folder",
+    "write_bytes",
+    "write_json",
+]
+
+_TEMPORARY = ".clpdd-tmp-"
+
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full: free some space and run the same command again, finished work is kept",
+    errno.EDQUOT: "the disk quota is used up: free some space and run the same command again, finished work is kept",
+    errno.EROFS: "the file system is read-only: choose a writable folder",
+    errno.EACCES: "permission denied: make the folder writable or choose another",
+    errno.EPERM: "operation not permitted: make the folder writable or choose another",
+    errno.ENOTDIR: "a part of the path is a file, not a folder: move that file away",
+    errno.EISDIR: "a folder stands where a file is needed: move that folder away",
+    errno.EMFILE: "too many open files: raise the limit (ulimit -n) or lower cache.workers",
+}
+
+
+@contextlib.contextmanager
+def explain_os_errors(action: str, path: Path | str) -> Iterator[None]:
+    """Turn an ``OSError`` of the block into a ``ResourceError`` that says what to do.
+
+    ``action`` completes "could not ..."; errors without a known remedy (a file that vanished, say) keep the
+    system's own words.
+    """
+    try:
+        yield
+    except OSError as error:
+        said = (error.strerror or str(error)).lower()
+        remedy = _REMEDIES.get(error.errno or 0, said)
+        raise ResourceError(f"could not {action} {path}: {remedy}") from error
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hex SHA-256 of ``data``."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path | str) -> str:
+    """Hex SHA-256 of a file's bytes, read in blocks. Raises ``ResourceError`` when it cannot be read."""
+    with explain_os_errors("read", path), open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_tree(path: Path | str) -> str:
+    """Hex SHA-256 over the relative names and contents of a file or of every file below a folder."""
+    path = Path(path)
+    if path.is_file():
+        return sha256_file(path)
+    if not path.is_dir():
+        raise ArtifactError(f"{path} does not exist: run the stage that makes it")
+    listing = [f"{p.relative_to(path).as_posix()}\0{sha256_file(p)}\n" for p in sorted(path.rglob("*")) if p.is_file()]
+    return sha256_bytes("".join(listing).encode())
+
+
+def canonical_json(value: Any) -> str:
+    """``value`` as JSON with sorted keys; NaN and infinity are refused (they are not JSON)."""
+    return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def sync_folder(path: Path) -> None:
+    """Flush a folder's entries, so that a rename survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Write ``data`` to ``path`` atomically: temporary name, fsync, rename, fsync of the folder."""
+    path = Path(path)
+    temporary = path.parent / f"{_TEMPORARY}{os.getpid()}-{path.name}"
+    with explain_os_errors("write", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write ``value`` as canonical JSON, atomically."""
+    write_bytes(path, canonical_json(value).encode())
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file. Raises ``ArtifactError`` naming the file when it is missing or damaged."""
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path} does not exist: run the stage that makes it") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ArtifactError(f"{path} is damaged ({error}): delete it and run the stage that makes it") from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers left anywhere below ``folder``, which nobody else may be writing to."""
+    for leftover in list(folder.rglob(f"{_TEMPORARY}*")):
+        remove(leftover)
+
+
+def remove(path: Path | str) -> None:
+    """Remove a file or a folder; nothing happens when it is not there."""
+    path = Path(path)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """Reproduce ``source`` (file or folder) at ``target`` with hard links, or copies where links are refused."""
+
+    def link(one: str, other: str) -> str:
+        try:
+            os.link(one, other)
+        except OSError:
+            shutil.copyfile(one, other)
+        return other
+
+    if source.is_dir():
+        shutil.copytree(source, target, copy_function=link)
+    else:
+        link(str(source), str(target))
+
+
+def publish(source: Path, target: Path) -> None:
+    """Put a finished ``source`` in place of ``target``, whole: a half-copied artifact never bears the name.
+
+    ``source`` stays where it is (its files are hard-linked where the file system allows), so that a run killed
+    right after publishing has nothing to do again. Leftovers of earlier, killed publications are removed.
+    """
+    with explain_os_errors("write", target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in target.parent.glob(f"{_TEMPORARY}*-{target.name}"):
+            remove(leftover)
+        temporary = target.parent / f"{_TEMPORARY}{os.getpid()}-{target.name}"
+        link_tree(source, temporary)
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        os.replace(temporary, target)
+        sync_folder(target.parent)

@@ -1,0 +1,102 @@
+"""The digest of the code that decides a result."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import clpdd
+from clpdd.provenance import code_digest, code_files
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    root = tmp_path / "clpdd"
+    shutil.copytree(Path(clpdd.__file__).parent, root, ignore=shutil.ignore_patterns("weights", "__pycache__"))
+    return root
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def test_closure_of_the_kernels_holds_what_they_run_through() -> None:
+    files = code_files("clpdd.kernels")
+    assert {"kernels.py", "moments.py", "features/store.py", "files.py", "work.py", "errors.py", "__init__.py"} <= {
+        *files
+    }
+    assert "cli.py" not in files
+    assert files == sorted(files)
+
+
+def test_digest_is_stable_and_depends_on_the_modules() -> None:
+    assert code_digest("clpdd.kernels") == code_digest("clpdd.kernels")
+    assert code_digest("clpdd.kernels") != code_digest("clpdd.resample")
+
+
+def test_digest_is_the_same_for_a_copied_tree(tree: Path) -> None:
+    assert code_digest("clpdd.resample", root=tree) == code_digest("clpdd.resample")
+
+
+def test_digest_follows_transitive_changes_and_no_others(tree: Path, tmp_path: Path) -> None:
+    before = code_digest("clpdd.kernels", root=tree)
+    other = tmp_path / "other" / "clpdd"
+    shutil.copytree(tree, other)
+    (other / "cli.py").write_text("# nobody imports me\n")
+    assert code_digest("clpdd.kernels", root=other) == before
+    changed = tmp_path / "changed" / "clpdd"
+    shutil.copytree(tree, changed)
+    with (changed / "files.py").open("a") as file:
+        file.write("# changed\n")
+    assert code_digest("clpdd.kernels", root=changed) != before
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from . import b",
+        "from .b import something",
+        "from clpdd import b",
+        "from clpdd.b import something",
+        "import clpdd.b",
+        "import clpdd.b as other",
+        "def late():\n    from .b import something",
+        "try:\n    from .b import something\nexcept ImportError:\n    pass",
+    ],
+)
+def test_every_form_of_import_is_followed(tmp_path: Path, line: str) -> None:
+    root = write(tmp_path, {"__init__.py": "", "a.py": line, "b.py": "from .c import x", "c.py": "import os, numpy"})
+    assert code_files("clpdd.a", root=root) == ["__init__.py", "a.py", "b.py", "c.py"]
+
+
+def test_packages_bring_their_init_and_relative_imports_climb(tmp_path: Path) -> None:
+    files = {
+        "__init__.py": "",
+        "one/__init__.py": "from .inner import x",
+        "one/inner.py": "from ..top import y",
+        "one/deep/__init__.py": "",
+        "one/deep/leaf.py": "from ...other import z\nfrom ..sibling import w",
+        "one/sibling.py": "",
+        "top.py": "",
+        "other.py": "",
+    }
+    root = write(tmp_path, files)
+    assert code_files("clpdd.one.deep.leaf", root=root) == sorted(files)
+    assert code_files("clpdd.one", root=root) == ["__init__.py", "one/__init__.py", "one/inner.py", "top.py"]
+
+
+def test_imports_for_the_type_checker_alone_do_not_count_and_cycles_end(tmp_path: Path) -> None:
+    guarded = "if TYPE_CHECKING:\n    from .c import y\nelse:\n    import clpdd.d"
+    a = f"from typing import TYPE_CHECKING\nfrom .b import x\n{guarded}"
+    root = write(tmp_path, {"__init__.py": "", "a.py": a, "b.py": "from .a import y", "c.py": "", "d.py": ""})
+    assert code_files("clpdd.a", root=root) == ["__init__.py", "a.py", "b.py", "d.py"]
+
+
+def test_an_unknown_module_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"clpdd\.kernel is no module"):
+        code_digest("clpdd.kernel")
