@@ -1,0 +1,185 @@
+"""What every source of images looks like to the index: rows with labels whose bytes come when asked for."""
+
+from __future__ import annotations
+
+import difflib
+import io
+import stat
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..errors import DataError
+from .decode import Undecodable
+
+__all__ = ["BadImages", "Images", "Listing", "Source", "check_class_names", "nearest", "printable", "read_file"]
+
+Labels = NDArray[np.int64]
+
+
+class Listing(ABC):
+    """The images of one given split. Labels are known; bytes are read on demand, in order.
+
+    Attributes:
+        labels: ``(N,)`` int64 in ``[0, C)``.
+    """
+
+    labels: Labels
+
+    @abstractmethod
+    def name(self, row: int) -> str:
+        """The image's id: unique in the listing, the same on every machine."""
+
+    @abstractmethod
+    def where(self, row: int) -> str:
+        """The image for people: file, and row where a file holds many."""
+
+    @abstractmethod
+    def read(self, rows: Sequence[int]) -> Iterator[bytes | Undecodable]:
+        """For each of ``rows`` (ascending), the encoded image or why there is none."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset before it is split: the given splits (``"train"`` always) and the names of its classes."""
+
+    name: str
+    class_names: list[str]
+    listings: dict[str, Listing]
+
+
+@dataclass
+class BadImages:
+    """What to do about images that cannot be used: stop, or leave them out and keep the list."""
+
+    skip: bool
+    skipped: list[dict[str, str]] = field(default_factory=list)
+
+    def add(self, split: str, name: str, where: str, problem: Undecodable) -> None:
+        """Note one image; raises ``DataError`` unless they are to be skipped."""
+        if not self.skip:
+            raise DataError(
+                f"{where}: the image {problem}. Repair or remove it, or set dataset.bad_images: skip to leave out "
+                f"every such image (summary.json beside the indexes then lists them)"
+            ) from problem
+        self.skipped.append({"split": split, "id": name, "reason": str(problem)})
+
+
+class Images(Listing):
+    """Images in memory, stored losslessly as PNG.
+
+    Args:
+        images: ``(N, h, w)`` or ``(N, h, w, 3)`` uint8, or a sequence of PIL images.
+        labels: ``(N,)`` integers in ``[0, C)``.
+        prefix: the beginning of every id.
+
+    Raises:
+        DataError: another dtype or shape, as many labels as images not given, or labels out of range.
+    """
+
+    def __init__(
+        self,
+        images: NDArray[np.uint8] | Sequence[Image.Image],
+        labels: NDArray[np.integer[Any]],
+        prefix: str,
+        classes: int,
+    ) -> None:
+        if isinstance(images, np.ndarray):
+            _check_array(images, prefix)
+        given = np.asarray(labels)
+        if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
+            raise DataError(f"{prefix}: labels must be a vector of integers, got {given.dtype} of shape {given.shape}")
+        if len(given) != len(images):
+            raise DataError(f"{prefix}: {len(images)} images do not correspond to {len(given)} labels")
+        wrong = np.flatnonzero((given < 0) | (given >= classes))
+        if len(wrong):
+            raise DataError(
+                f"{prefix}, row {wrong[0]}: label {given[wrong[0]]}, but 0 to {classes - 1} is allowed, as there are "
+                f"{classes} class names"
+            )
+        self.labels = given.astype(np.int64)
+        self._images, self._prefix = images, prefix
+
+    def name(self, row: int) -> str:
+        """``prefix-000017``."""
+        return f"{self._prefix}-{row:06d}"
+
+    def where(self, row: int) -> str:
+        """Row of the array."""
+        return f"{self._prefix}, row {row}"
+
+    def read(self, rows: Sequence[int]) -> Iterator[bytes | Undecodable]:
+        """Encode one image after the other."""
+        for row in rows:
+            image = self._images[row]
+            try:
+                stream = io.BytesIO()
+                (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(stream, "PNG")
+                yield stream.getvalue()
+            except (OSError, ValueError) as error:  # a PIL image that PNG cannot hold, or that is itself damaged
+                yield Undecodable(f"cannot be stored as PNG: {error}")
+
+
+def _check_array(images: NDArray[np.uint8], prefix: str) -> None:
+    if images.dtype != np.uint8:
+        raise DataError(
+            f"{prefix}: images are {images.dtype}, but uint8 in 0 to 255 is needed: for floats in [0, 1] pass "
+            f"np.rint(images * 255).astype(np.uint8)"
+        )
+    if images.ndim == 4 and images.shape[1] == 3 != images.shape[3]:
+        raise DataError(
+            f"{prefix}: images have shape {images.shape}; channels come last: pass images.transpose(0, 2, 3, 1)"
+        )
+    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
+        raise DataError(f"{prefix}: images have shape {images.shape}, but (n, h, w) or (n, h, w, 3) is needed")
+
+
+def check_class_names(names: Iterable[str], origin: str) -> list[str]:
+    """``names`` as a list. Raises ``DataError`` for an empty, repeated or non-UTF-8 one."""
+    checked: list[str] = []
+    for name in names:
+        if not isinstance(name, str) or not name.strip():
+            raise DataError(
+                f"{origin}: class {len(checked)} has the name {name!r}, but a name must hold a visible sign"
+            )
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise DataError(f"{origin}: the class name {printable(name)} is not UTF-8: rename it") from None
+        if name in checked:
+            raise DataError(f"{origin}: two classes are named {name!r}: names must differ")
+        checked.append(name)
+    return checked
+
+
+def printable(name: str) -> str:
+    """``name`` with whatever is not UTF-8 written as escapes."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def nearest(name: str, options: Iterable[str]) -> str:
+    """``"; did you mean X?"`` or nothing."""
+    near = difflib.get_close_matches(name, list(options), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def read_file(path: Path, max_bytes: int) -> bytes:
+    """The bytes of a regular file of at most ``max_bytes``. Raises ``Undecodable``.
+
+    The kind of file is looked at first: opening a named pipe would wait for ever.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise Undecodable("is no regular file")
+        if status.st_size > max_bytes:
+            raise Undecodable(f"is a file of {status.st_size} bytes, more than dataset.max_pixels pixels can take")
+        return path.read_bytes()
+    except OSError as error:
+        raise Undecodable(f"cannot be read: {(error.strerror or str(error)).lower()}") from error
