@@ -1,0 +1,53 @@
+"""Dataset distillation for linear probes over frozen vision encoders (CLP-DD, arXiv 2605.07194).
+
+The ten-line door, without settings files or DVC::
+
+    import clpdd
+
+    index = clpdd.index_arrays(splits, class_names, "run/index")
+    encoder = clpdd.load_encoder("clpdd_resnet14")
+    project = clpdd.Workspace("run", encoder)
+    distilled = project.distill("clp", clpdd.DistillSettings(steps=200))
+    print(project.evaluate("clp"))
+
+Names are imported when first used: ``import clpdd`` itself is instant.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_WHERE = {
+    "AugmentSettings": "config",
+    "CacheSettings": "config",
+    "ClpddError": "errors",
+    "DatasetSettings": "config",
+    "DistillSettings": "config",
+    "DistilledSet": "distilled",
+    "Encoder": "encoders",
+    "EvaluateSettings": "config",
+    "FeatureStore": "features",
+    "Index": "datasets",
+    "KernelSettings": "config",
+    "Kernels": "kernels",
+    "Settings": "config",
+    "Workspace": "workspace",
+    "build_index": "datasets",
+    "index_arrays": "datasets",
+    "load_encoder": "encoders",
+    "load_settings": "config",
+}
+
+__all__ = list(_WHERE)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'clpdd' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"clpdd.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_WHERE])

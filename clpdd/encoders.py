@@ -1,0 +1,225 @@
+"""Any timm model as a frozen encoder: pixels in [0, 1] in, features out, gradients to the pixels alone."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision import transforms as tv
+
+from . import models  # noqa: F401  (registers our architectures with timm)
+from .errors import ArtifactError, ResourceError, SettingsError
+from .files import sha256_bytes
+from .resample import resize
+
+__all__ = ["Encoder", "encode", "load_encoder", "resolve_device"]
+
+
+_HEADS = ("fc.", "head.", "classifier.", "head_dist.")
+
+
+class Encoder(nn.Module):
+    """A frozen timm model.
+
+    ``forward`` takes images ``(b, 3, h, w)`` in [0, 1] of any size, resizes them bilinearly to ``size`` where they
+    differ, normalises them by the model's own mean and standard deviation and returns features ``(b, dim)`` float32.
+    No parameter ever requires a gradient; the pixels may.
+
+    Attributes:
+        name: the name it was asked for by.
+        dim: number of features ``d``.
+        size: side of the input in pixels.
+        digest: SHA-256 over the weights' names, shapes and bytes.
+    """
+
+    def __init__(self, name: str, model: nn.Module, size: int) -> None:
+        super().__init__()
+        config = timm.data.resolve_data_config({}, model=model)
+        self.name = name
+        self.model = model.eval().requires_grad_(False)
+        self.size = size
+        self.dim = int(model.num_features)  # type: ignore[arg-type]
+        self.crop_fraction = float(config["crop_pct"])
+        self.interpolation = str(config["interpolation"])
+        self.register_buffer("mean", torch.tensor(config["mean"]).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config["std"]).view(1, -1, 1, 1), persistent=False)
+        self.digest = _weights_digest(model)
+
+    mean: Tensor
+    std: Tensor
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features ``(b, dim)`` of images ``(b, 3, h, w)`` in [0, 1]."""
+        normalised = (resize(images, self.size) - self.mean) / self.std
+        if normalised.device.type == "cpu":
+            normalised = normalised.contiguous(memory_format=torch.channels_last)
+        features = self.model(normalised)
+        return features.float()
+
+    @property
+    def transform(self) -> tv.Compose:
+        """PIL image -> ``(3, size, size)`` uint8: resize and centre crop as the model's ``pretrained_cfg`` says.
+
+        It holds no reference to the model, so that decoding processes can receive it cheaply.
+        """
+        mode = tv.InterpolationMode(self.interpolation if self.interpolation != "random" else "bicubic")
+        steps = [
+            tv.Resize(round(self.size / self.crop_fraction), interpolation=mode),
+            tv.CenterCrop(self.size),
+            tv.PILToTensor(),
+        ]
+        return tv.Compose(steps)
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the features, as JSON values: goes into every artifact made with this encoder."""
+        return {
+            "name": self.name,
+            "digest": self.digest,
+            "dim": self.dim,
+            "size": self.size,
+            "crop_fraction": self.crop_fraction,
+            "interpolation": self.interpolation,
+            "mean": self.mean.flatten().tolist(),
+            "std": self.std.flatten().tolist(),
+        }
+
+
+def _weights_digest(model: nn.Module) -> str:
+    parts = []
+    for key, value in sorted(model.state_dict().items()):
+        raw = value.detach().cpu().contiguous()
+        parts.append(
+            f"{key}{tuple(raw.shape)}{raw.dtype}".encode() + raw.reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
+    return sha256_bytes(b"".join(parts))
+
+
+def resolve_device(device: str = "auto") -> torch.device:
+    """``"auto"`` takes CUDA where there is one, else the CPU. Raises ``ResourceError`` for a device that is absent."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ResourceError(f"runtime.device is {device}, but torch sees {torch.cuda.device_count()} CUDA devices")
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise ResourceError("runtime.device is mps, but torch has no Metal device here: use cpu or auto")
+    return chosen
+
+
+def load_encoder(
+    name: str,
+    *,
+    model: str | None = None,
+    weights: str | Path | None = None,
+    image_size: int | None = None,
+    device: torch.device | str = "auto",
+) -> Encoder:
+    """Build a frozen encoder.
+
+    Args:
+        name: what to call it; also the timm model name (``"vit_base_patch14_dinov2.lvd142m"``, or
+            ``"hf-hub:..."``) unless ``model`` says otherwise.
+        weights: a local ``.safetensors`` file instead of timm's pre-trained weights. Nothing that unpickles is read.
+        image_size: input side in pixels; ``None`` takes the model's own. ViTs resize their position embeddings.
+        device: where to put it.
+
+    Raises:
+        SettingsError: unknown model name (near names are listed) or an image size that the model refuses.
+        ArtifactError: weights that cannot be had, are not safetensors, or do not fit the model.
+    """
+    architecture = model or name
+    known = architecture.split(".")[0]
+    if ":" not in architecture and not timm.is_model(known):
+        near = difflib.get_close_matches(architecture, timm.list_models() + timm.list_pretrained(), n=5, cutoff=0.5)
+        hint = f"near names: {', '.join(near)}" if near else "timm.list_models() lists them all"
+        raise SettingsError(f"encoders: timm has no model named {architecture!r}; {hint}")
+    arguments: dict[str, Any] = {"num_classes": 0, "pretrained": weights is None}
+    size = _input_size(architecture, image_size)
+    if image_size is not None and known.startswith(("vit", "eva", "deit", "beit", "swin")):
+        arguments["img_size"] = image_size
+    try:
+        built = timm.create_model(architecture, **arguments)
+    except (OSError, RuntimeError, ValueError, TypeError, AssertionError) as error:
+        raise _explain_build(architecture, image_size, error) from error
+    if weights is not None:
+        load_weights(built, weights)
+    built = built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    chosen = device if isinstance(device, torch.device) else resolve_device(device)
+    return Encoder(name, built, size or _native_size(built)).to(chosen)
+
+
+def _native_size(model: nn.Module) -> int:
+    return int(timm.data.resolve_data_config({}, model=model)["input_size"][-1])
+
+
+def _input_size(architecture: str, image_size: int | None) -> int | None:
+    if image_size is not None and image_size < 8:
+        raise SettingsError(f"encoder_options.{architecture}.image_size is {image_size}; it must be at least 8 pixels")
+    return image_size
+
+
+def _explain_build(architecture: str, image_size: int | None, error: Exception) -> SettingsError | ArtifactError:
+    said = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, (TypeError, AssertionError)) or "img_size" in said:
+        return SettingsError(f"encoder {architecture!r} refuses the image size {image_size}: {said}")
+    remedy = f"encoder_options: {{{architecture}: {{weights: path/to/file.safetensors}}}}"
+    return ArtifactError(
+        f"the pre-trained weights of {architecture!r} cannot be had ({said}). Without a connection, download the "
+        f"model's .safetensors file elsewhere and set {remedy}"
+    )
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Load a local safetensors file into ``model``; heads of a classifier (``num_classes`` > 0) are left out.
+
+    Raises ``ArtifactError`` when the file is missing, is not safetensors (a pickle is refused, never opened),
+    or its tensors do not fit, naming the first keys that differ.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ArtifactError(f"weights file {path} does not exist: check encoder_options")
+    try:
+        state = load_file(path)
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{path} is not a safetensors file ({error}). Pickled checkpoints (.pt, .pth, .bin) are refused, because "
+            f"loading one can run code: convert it with safetensors.torch.save_file first"
+        ) from error
+    own = model.state_dict()
+    heads = {
+        prefix for prefix in ("fc.", "head.", "classifier.", "head_dist.") if not any(k.startswith(prefix) for k in own)
+    }
+    state = {key: value for key, value in state.items() if not key.startswith(tuple(heads))} if heads else state
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    wrong = [
+        f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}"
+        for k in sorted(own.keys() & state.keys())
+        if own[k].shape != state[k].shape
+    ]
+    if missing or unexpected or wrong:
+        raise ArtifactError(
+            f"{path} does not fit the model: {_count('missing', missing)}, {_count('unexpected', unexpected)}, "
+            f"{_count('of another shape', wrong)}. Is it the right architecture?"
+        )
+    model.load_state_dict(state)
+
+
+def _count(what: str, keys: list[str]) -> str:
+    return f"{len(keys)} {what}" + (f" ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})" if keys else "")
+
+
+@torch.no_grad()
+def encode(encoder: Encoder, images: Tensor, batch: int = 256) -> Tensor:
+    """Features ``(n, d)`` float32 of images ``(n, 3, h, w)``, uint8 or float in [0, 1], in batches, without a graph."""
+    device = encoder.mean.device
+    parts = []
+    for part in images.split(batch):
+        part = part.to(device)
+        parts.append(encoder(part.float() / 255 if part.dtype == torch.uint8 else part))
+    return torch.cat(parts) if parts else torch.empty(0, encoder.dim, device=device)
