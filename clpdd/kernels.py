@@ -1,0 +1,286 @@
+"""The kernel stage: everything about the real features that is computed once.
+
+One streamed pass over the training features gives their moments (``clpdd.moments``); means, spectrum and the
+closed-form full-data probe follow from these alone. A second, light pass finds the real images nearest to each class
+mean. The validation split chooses the ridge; the test split is never read.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from .errors import ArtifactError, DataError, NumericalError
+from .features import FeatureStore
+from .features.store import seal
+from .files import explain_os_errors, read_json, sha256_file, write_bytes, write_json
+from .moments import Moments, mse_loss, stream_moments
+from .provenance import code_digest
+from .work import WorkFolder, fingerprint
+
+if TYPE_CHECKING:
+    from .config import KernelSettings
+
+__all__ = ["Kernels", "compute_kernels", "mse_loss"]
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+_TENSORS = "moments.safetensors"
+_RECORD = "kernels.json"
+_REMEDY = "delete it and run the kernels stage again"
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """What ``compute_kernels`` finds; ``n`` rows, ``d`` features, ``C`` classes.
+
+    Attributes:
+        counts: ``(C,)`` int64 rows per class, all >= 1.
+        class_means: ``(C, d)`` float32.
+        mean: ``(d,)`` float32, over all rows.
+        gram: ``(d, d)`` float64, ``Z^T Z`` uncentred.
+        cross: ``(d, C)`` float64, ``Z^T Y`` with one-hot ``Y``, uncentred.
+        eigenvalues: ``(d,)`` float64 of the covariance (centred, over ``n``), descending, >= 0.
+        weights: ``(d, C)`` float32 of the full-data probe at ``ridge``: ``logits = z @ weights + bias``.
+        bias: ``(C,)`` float32, ``-mean @ weights``; the probe is fitted on centred features and targets.
+        nearest: ``(C, k)`` int64 rows of the training index, nearest to their class mean first; -1 pads classes with
+            fewer than ``k`` rows.
+        n: rows of the training split.
+        scale: root mean square of the centred features, > 0.
+        effective_rank: exponential of the spectrum's entropy, in [1, d].
+        ridge: the relative ridge of the grid that is best on validation.
+        ridge_scores: ``{"ridge": ..., "validation_top1": percent}`` for each ridge of the grid, ascending.
+        class_names: names of the classes.
+        encoder: ``Encoder.describe()``.
+        digests: content digests of the stores ``{"train": ..., "validation": ...}``.
+    """
+
+    counts: Tensor
+    class_means: Tensor
+    mean: Tensor
+    gram: Tensor
+    cross: Tensor
+    eigenvalues: Tensor
+    weights: Tensor
+    bias: Tensor
+    nearest: Tensor
+    n: int
+    scale: float
+    effective_rank: float
+    ridge: float
+    ridge_scores: list[dict[str, float]]
+    class_names: list[str]
+    encoder: dict[str, Any]
+    digests: dict[str, str]
+
+    def save(self, folder: Path | str) -> None:
+        """Write ``moments.safetensors`` and ``kernels.json``; the same kernels give the same bytes."""
+        folder = Path(folder)
+        tensors, values = self._parts()
+        write_bytes(folder / _TENSORS, safetensors.torch.save(tensors))
+        record = {"format": FORMAT, "moments": sha256_file(folder / _TENSORS), **values}
+        write_json(folder / _RECORD, {**record, "seal": seal(record)})
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Self:
+        """Read a folder written by ``save``. Raises ``ArtifactError`` when it is missing, damaged or foreign."""
+        folder = Path(folder)
+        record = read_json(folder / _RECORD)
+        if not isinstance(record, dict) or "seal" not in record:
+            raise ArtifactError(f"{folder / _RECORD} is no record of the kernels stage: {_REMEDY}")
+        if record.get("format") != FORMAT:
+            raise ArtifactError(f"{folder} has format {record.get('format')!r}, this version reads {FORMAT}: {_REMEDY}")
+        if record.pop("seal") != seal(record):
+            raise ArtifactError(f"{folder / _RECORD} was altered: {_REMEDY}")
+        path = folder / _TENSORS
+        if not path.is_file():
+            raise ArtifactError(f"{path} does not exist: run the kernels stage")
+        if sha256_file(path) != record.pop("moments"):
+            raise ArtifactError(f"{path} is damaged or belongs to another run: {_REMEDY}")
+        del record["format"]
+        try:
+            values: dict[str, Any] = {**safetensors.torch.load_file(path), **record}
+            return cls(**values)
+        except (TypeError, safetensors.SafetensorError) as error:
+            raise ArtifactError(f"{folder} does not hold what the kernels stage writes ({error}): {_REMEDY}") from error
+
+    def _parts(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        everything = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors = {name: value.contiguous() for name, value in everything.items() if isinstance(value, Tensor)}
+        return tensors, {name: value for name, value in everything.items() if name not in tensors}
+
+
+def compute_kernels(
+    train: Path | str,
+    validation: Path | str,
+    settings: KernelSettings,
+    target: Path | str,
+    work_root: Path | str,
+    wait: float = 0.0,
+) -> Kernels:
+    """Run the kernel stage: ``target`` becomes a folder with ``moments.safetensors`` and ``kernels.json``.
+
+    Args:
+        train, validation: feature stores of one encoder. The test split has no place here and is refused.
+        settings: grid of relative ridges, rows per block, number of nearest images.
+        target: the folder to make; replaced when whole.
+        work_root: root of the work folders.
+        wait: seconds to wait for another run that does the same.
+
+    Raises:
+        DataError: fewer than two classes, a class without training images, labels or class names of the two splits
+            that do not fit, or all features the same.
+        ArtifactError: a store is missing or damaged, or the two were made by different encoders.
+        NumericalError: features or the probe are not finite, or the smallest ridge leaves the system singular.
+    """
+    target = Path(target)
+    real, held_out = FeatureStore.open(train), FeatureStore.open(validation)
+    _check(real, held_out)
+    sources = {
+        name: {"content": store.digest, "class_names": store.class_names, "encoder": store.encoder}
+        for name, store in (("train", real), ("validation", held_out))
+    }
+    parts = fingerprint(settings=settings.model_dump(mode="json"), code=code_digest("clpdd.kernels"), **sources)
+    with WorkFolder(work_root, "kernels", str(real.encoder["name"]), parts, wait) as work:
+
+        def make() -> None:
+            with explain_os_errors("write", work.out):
+                _kernels(real, held_out, settings).save(work.out / "kernels")
+
+        work.produce(make, {"kernels": target})
+    return Kernels.load(target)
+
+
+def _check(real: FeatureStore, held_out: FeatureStore) -> None:
+    for store in (real, held_out):
+        if store.split == "test":
+            raise DataError(f"{store.path} holds the test split, which evaluation alone may read: give another store")
+    if real.encoder != held_out.encoder:
+        raise ArtifactError(
+            f"{real.path} and {held_out.path} were made by different encoders or weights: run the cache stage again"
+        )
+    if real.class_names != held_out.class_names:
+        raise DataError(
+            f"the classes of {real.path} ({_some(real.class_names)}) and {held_out.path} "
+            f"({_some(held_out.class_names)}) differ: build the index and the features of both splits again"
+        )
+    classes = len(real.class_names)
+    if classes < 2:
+        raise DataError(
+            f"the training split has {classes} class ({_some(real.class_names)}); a probe needs two or more"
+        )
+    for store in (real, held_out):
+        labels = store.labels
+        wrong = ((labels < 0) | (labels >= classes)).nonzero().flatten()
+        if len(wrong):
+            row = int(wrong[0])
+            raise DataError(
+                f"row {row} of {store.path} has label {int(labels[row])}, but there are {classes} classes: labels "
+                f"must lie in [0, {classes}); build the index again"
+            )
+    counts = torch.bincount(real.labels, minlength=classes)
+    empty = [name for name, count in zip(real.class_names, counts.tolist(), strict=True) if count == 0]
+    if empty:
+        raise DataError(
+            f"{len(empty)} of {classes} classes have no training images ({_some(empty)}): add images, or list only "
+            f"the classes that have some in dataset.class_names"
+        )
+
+
+def _some(names: Sequence[str], limit: int = 5) -> str:
+    return ", ".join(names[:limit]) + (f", ... {len(names)} in all" if len(names) > limit else "")
+
+
+def _kernels(real: FeatureStore, held_out: FeatureStore, settings: KernelSettings) -> Kernels:
+    moments = stream_moments(real.blocks(settings.block_rows), len(real.class_names))
+    eigenvalues, effective_rank = _spectrum(moments)
+    power = float(moments.centred_gram.trace()) / (moments.n * real.dim)
+    if not power > 1e-14 * float(moments.gram.trace()) / (moments.n * real.dim):
+        raise DataError(f"all {moments.n} training features in {real.path} are the same: is the encoder trained?")
+    grid = sorted(set(settings.ridge_grid))
+    probes = [_probe(moments, ridge) for ridge in grid]
+    scores = _validation_top1(held_out, probes, settings.block_rows)
+    # Ascending order and >= together: of equal scores the larger ridge wins.
+    best = max(range(len(grid)), key=lambda k: (scores[k], grid[k]))
+    weights, bias = probes[best]
+    log.info("full-data probe: validation top-1 %.2f %% at ridge %g", scores[best], grid[best])
+    return Kernels(
+        counts=moments.counts,
+        class_means=moments.class_means.float(),
+        mean=moments.mean.float(),
+        gram=moments.gram,
+        cross=moments.cross,
+        eigenvalues=eigenvalues,
+        weights=weights.float(),
+        bias=bias.float(),
+        nearest=_nearest(real, moments.class_means, settings.nearest, settings.block_rows),
+        n=moments.n,
+        scale=power**0.5,
+        effective_rank=effective_rank,
+        ridge=grid[best],
+        ridge_scores=[{"ridge": ridge, "validation_top1": score} for ridge, score in zip(grid, scores, strict=True)],
+        class_names=real.class_names,
+        encoder=real.encoder,
+        digests={"train": real.digest, "validation": held_out.digest},
+    )
+
+
+def _spectrum(moments: Moments) -> tuple[Tensor, float]:
+    """Eigenvalues ``(d,)`` of the covariance, descending, and ``exp(-sum p log p)`` of their shares ``p``."""
+    eigenvalues = torch.linalg.eigvalsh(moments.centred_gram / moments.n).flip(0).clamp_min(0)
+    shares = eigenvalues / eigenvalues.sum()
+    return eigenvalues, float(torch.exp(-torch.special.xlogy(shares, shares).sum()))
+
+
+def _probe(moments: Moments, ridge: float) -> tuple[Tensor, Tensor]:
+    r"""Weights ``(d, C)`` and bias ``(C,)``, float64, of the ridge probe on all rows, from the moments alone.
+
+    .. math:: W = (G_c + \lambda I)^{-1} M_c, \quad \lambda = \mathrm{ridge} \cdot \mathrm{tr}(G_c) / n
+
+    on centred features and one-hot targets less ``1/C``. Equivalent to ``ridge.solve`` on those; ``lambda`` equals
+    ``ridge`` times the energy of one mean row, so that on ``n`` rows a ridge of 1 weighs as much as one row does. To a
+    mean eigenvalue of ``G_c`` it stands as ``ridge * d / n``: with many rows per feature even ridges of 10 are mild.
+    """
+    gram = moments.centred_gram
+    gram.diagonal().add_(ridge * gram.trace() / moments.n)
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    floor = torch.finfo(gram.dtype).eps * len(gram) * gram.diagonal().max()
+    if failed.item() or not bool(factor.diagonal().square().min() > floor):
+        raise NumericalError(
+            f"the full-data probe is singular at relative ridge {ridge:g} (kernels.ridge_grid): raise or remove it"
+        )
+    weights = torch.cholesky_solve(moments.centred_cross, factor)
+    return weights, -moments.mean @ weights
+
+
+def _validation_top1(store: FeatureStore, probes: Sequence[tuple[Tensor, Tensor]], rows: int) -> list[float]:
+    """Top-1 in percent of every probe on the rows of ``store``."""
+    hits = [0] * len(probes)
+    for features, labels in store.blocks(rows):
+        Z = features.double()
+        for k, (weights, bias) in enumerate(probes):
+            hits[k] += int(((Z @ weights + bias).argmax(1) == labels).sum())
+    return [100 * hit / len(store) for hit in hits]
+
+
+def _nearest(store: FeatureStore, class_means: Tensor, keep: int, rows: int) -> Tensor:
+    """Rows ``(C, keep)`` int64 nearest to the mean ``(C, d)`` of their class: by distance, then by row; -1 pads."""
+    parts = [(Z.double() - class_means[labels]).square().sum(1).sqrt() for Z, labels in store.blocks(rows)]
+    # float32 makes ties of what differs by rounding only: the two rows of a class of two, equally far from its mean.
+    distances = torch.cat(parts).float()
+    order = distances.sort(stable=True).indices
+    order = order[store.labels[order].sort(stable=True).indices]  # by class, then distance, then row
+    nearest = torch.full((len(class_means), keep), -1, dtype=torch.int64)
+    counts = torch.bincount(store.labels, minlength=len(class_means)).tolist()
+    for c, members in enumerate(torch.split(order, counts)):
+        nearest[c, : min(keep, len(members))] = members[:keep]
+    return nearest

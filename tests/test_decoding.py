@@ -1,0 +1,119 @@
+"""Batches of pixels, decoded here or in worker processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import timm
+from PIL import Image
+
+from clpdd.datasets import index_arrays
+from clpdd.decoding import Preprocess, decode_batches
+from clpdd.encoders import Encoder
+from clpdd.errors import ArtifactError, DataError, ResourceError
+from clpdd.files import sha256_bytes
+
+BATCHES = [(0, 7), (7, 14), (14, 20), (20, 23)]
+PREPROCESS = Preprocess(resize=16, crop=16, interpolation="bicubic")
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (23, 16, 16, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def index(images: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    others = np.random.default_rng(1).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    splits = {
+        "train": (images, np.arange(23) % 2),
+        "validation": (others[:2], np.arange(2)),
+        "test": (others[2:], np.arange(2)),
+    }
+    return index_arrays(splits, ["a", "b"], tmp_path_factory.mktemp("index"))["train"]
+
+
+def broken(index: Path, row: int, target: Path) -> Path:
+    """The index with one image cut short, and the digest of the cut bytes so that only decoding can notice."""
+    table = pq.read_table(index)  # type: ignore[no-untyped-call]
+    rows = table.to_pylist()
+    rows[row]["bytes"] = rows[row]["bytes"][:40]
+    rows[row]["sha256"] = sha256_bytes(rows[row]["bytes"])
+    pq.write_table(table.from_pylist(rows, schema=table.schema), target)  # type: ignore[no-untyped-call]
+    return target
+
+
+def no_children(within: float = 10.0) -> bool:
+    deadline = time.monotonic() + within
+    while multiprocessing.active_children() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_batches_come_in_order_whatever_the_workers(index: Path, images: np.ndarray, workers: int) -> None:
+    with decode_batches(index, PREPROCESS, BATCHES, workers) as decoded:
+        got = list(decoded)
+    assert [len(batch) for batch in got] == [7, 7, 6, 3]
+    np.testing.assert_array_equal(np.concatenate(got), images.transpose(0, 3, 1, 2))
+    assert no_children(0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_image_is_named_and_leaves_no_process_behind(index: Path, tmp_path: Path, workers: int) -> None:
+    path = broken(index, 15, tmp_path / "train.parquet")
+    with pytest.raises(DataError, match="train-000015"), decode_batches(path, PREPROCESS, BATCHES, workers) as decoded:
+        list(decoded)
+    assert no_children(0)
+
+
+def test_an_index_that_vanished_is_reported_by_its_own_error(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ArtifactError, match=r"gone\.parquet"),
+        decode_batches(tmp_path / "gone.parquet", PREPROCESS, BATCHES, 1) as decoded,
+    ):
+        list(decoded)
+    assert no_children(0)
+
+
+def test_a_killed_worker_is_an_error_not_a_hang(index: Path) -> None:
+    many = [(k % 23, k % 23 + 1) for k in range(3000)]
+    with decode_batches(index, PREPROCESS, many, 1) as decoded:
+        next(decoded)
+        (child,) = multiprocessing.active_children()
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGKILL)
+        with pytest.raises(ResourceError, match="exit code -9"):
+            list(decoded)
+    assert no_children(0)
+
+
+def test_leaving_early_stops_the_workers(index: Path) -> None:
+    many = [(0, 23)] * 3000
+    with decode_batches(index, PREPROCESS, many, 2) as decoded:
+        next(decoded)
+    assert no_children(0)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (37, 90), (90, 37), (200, 201), (1, 9), (65, 64), (640, 426)])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("crop_fraction", [1.0, 0.875, 0.95])
+def test_preprocessing_is_the_encoders_own(shape: tuple[int, int], interpolation: str, crop_fraction: float) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    encoder = Encoder("tiny", timm.create_model("test_resnet", num_classes=0), 48)
+    encoder.crop_fraction, encoder.interpolation = crop_fraction, interpolation
+    expected = encoder.transform(Image.fromarray(pixels)).numpy()
+    got = Preprocess(round(48 / crop_fraction), 48, interpolation)(Image.fromarray(pixels))
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_a_hair_is_refused_before_it_fills_the_memory() -> None:
+    with pytest.raises(DataError, match="too elongated"):
+        Preprocess(224, 224, "bicubic")(Image.new("RGB", (1, 1_000_000)))
