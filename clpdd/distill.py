@@ -1,0 +1,130 @@
+"""The distillation stage: one method with one encoder, from cached features to a distilled dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .config import DistillSettings
+from .datasets import Index
+from .distilled import DistilledSet
+from .encoders import Encoder
+from .errors import ArtifactError, SettingsError
+from .features import FeatureStore
+from .files import sha256_tree
+from .kernels import Kernels
+from .methods import METHODS, Context, OnProgress
+from .provenance import code_digest
+from .work import WorkFolder, fingerprint
+
+__all__ = ["distill"]
+
+# How often partial work is saved decides what a kill costs, never what comes out.
+_WITHOUT_EFFECT = {"checkpoint_every_steps", "checkpoint_every_seconds"}
+
+
+def distill(
+    method: str,
+    *,
+    index: Path,
+    train: Path,
+    validation: Path,
+    kernels: Path,
+    encoder: Encoder,
+    target: Path,
+    work_root: Path,
+    settings: DistillSettings | None = None,
+    seed: int = 0,
+    random_draws: int = 5,
+    wait: float = 0.0,
+    on_progress: OnProgress | None = None,
+) -> DistilledSet:
+    """Distil the training split with one method and write the result to ``target``.
+
+    A killed run is continued by calling again with the same arguments, and ends in the same bytes.
+
+    Args:
+        method: a name in ``clpdd.methods.METHODS``.
+        index: Parquet index of the training split.
+        train, validation: feature stores of the two splits, made with ``encoder``.
+        kernels: folder of the kernel stage for that encoder.
+        target: folder of the distilled dataset.
+        work_root: where partial work lives.
+        settings: ``None`` takes the defaults.
+        random_draws: draws of the method ``random``.
+        wait: seconds to wait for another run of the same work.
+        on_progress: called with a step and its readings.
+
+    Raises:
+        SettingsError: an unknown method, or settings the data cannot serve.
+        ArtifactError: inputs that are missing, damaged, or made with another encoder or index.
+        Preempted, NumericalError, ResourceError, BusyError: see ``clpdd.errors``.
+    """
+    settings = settings or DistillSettings()
+    if method not in METHODS:
+        raise SettingsError(f"methods: unknown method {method!r}; known are {', '.join(METHODS)}")
+    chosen = METHODS[method]
+    opened = _open_inputs(index, train, validation, kernels, encoder)
+    relevant = _relevant(settings, chosen.settings_used)
+    parts = fingerprint(
+        method=method,
+        settings=relevant,
+        seed=seed,
+        random_draws=random_draws if method == "random" else None,
+        inputs={
+            "index": opened[0].digest,
+            "train": opened[1].digest,
+            "validation": opened[2].digest,
+            "kernels": sha256_tree(kernels),
+            "encoder": encoder.digest,
+        },
+        device=encoder.mean.device.type,
+        code=code_digest("clpdd.distill"),
+    )
+    with WorkFolder(work_root, "distill", f"{encoder.name}/{method}", parts, wait) as work:
+        record: dict[str, Any] = {
+            "method": method,
+            "dataset": opened[0].dataset,
+            "images_per_class": settings.images_per_class,
+            "encoder": encoder.describe(),
+            "settings": relevant | {"seed": seed},
+            "fingerprint": work.digest,
+        }
+
+        def make() -> None:
+            context = Context(
+                settings, seed, encoder, *opened, work.path, record, random_draws, on_progress=on_progress
+            )
+            chosen(context).save(work.out / "set")
+
+        made = work.produce(make, {"set": target}, discard=("checkpoints", "frames"))
+    result = DistilledSet.load(target)
+    if not made and on_progress is not None:
+        _replay(result, on_progress)
+    return result
+
+
+def _open_inputs(
+    index: Path, train: Path, validation: Path, kernels: Path, encoder: Encoder
+) -> tuple[Index, FeatureStore, FeatureStore, Kernels]:
+    opened = Index.open(index), FeatureStore.open(train), FeatureStore.open(validation), Kernels.load(kernels)
+    for path, made_with in ((train, opened[1].encoder), (validation, opened[2].encoder), (kernels, opened[3].encoder)):
+        if made_with.get("digest") != encoder.digest or made_with.get("size") != encoder.size:
+            raise ArtifactError(
+                f"{path} was made with another encoder than {encoder.name}: run cache and kernels again"
+            )
+    if opened[0].ids != opened[1].ids:
+        raise ArtifactError(f"{train} does not hold the images of {index}: run cache again")
+    return opened
+
+
+def _relevant(settings: DistillSettings, used: tuple[str, ...] | None) -> dict[str, Any]:
+    everything = settings.model_dump(mode="json", exclude=_WITHOUT_EFFECT)
+    return everything if used is None else {name: everything[name] for name in used}
+
+
+def _replay(result: DistilledSet, on_progress: OnProgress) -> None:
+    curves = result.info.get("curves", {})
+    losses = dict(curves.get("loss", []))
+    for step, score in curves.get("validation_top1", []):
+        on_progress(step, {"loss": losses[step], "validation_top1": score})

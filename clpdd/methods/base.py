@@ -1,0 +1,93 @@
+"""What every method is given and what it returns: a new method is one new file and one line in the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..config import DistillSettings
+from ..datasets import Index
+from ..distilled import DistilledSet
+from ..encoders import Encoder
+from ..errors import SettingsError
+from ..features import FeatureStore
+from ..kernels import Kernels
+
+__all__ = ["Context", "Method", "OnProgress", "real_images"]
+
+OnProgress = Callable[[int, dict[str, float]], None]
+"""Called with a step and its readings (``loss``, ``validation_top1``), also for the steps of a restored history."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything a method may use. There is nothing of the test split in it."""
+
+    settings: DistillSettings
+    seed: int
+    encoder: Encoder
+    index: Index  # of the training split
+    train: FeatureStore
+    validation: FeatureStore
+    kernels: Kernels
+    work: Path  # the method's private folder: partial work of an earlier, killed attempt may lie there
+    record: dict[str, Any] = field(default_factory=dict)  # goes into the artifact
+    random_draws: int = 1
+    on_progress: OnProgress | None = None
+
+    @property
+    def size(self) -> int:
+        """Side of the synthetic images in pixels."""
+        return self.settings.image_size or self.encoder.size
+
+    @property
+    def classes(self) -> int:
+        """Number of classes ``C``."""
+        return len(self.index.class_names)
+
+    @property
+    def labels(self) -> Tensor:
+        """``(C * ipc,)`` int64: 0, ..., 0, 1, ..., 1, ..."""
+        return torch.arange(self.classes).repeat_interleave(self.settings.images_per_class)
+
+
+class Method(Protocol):
+    """A way to make a distilled dataset."""
+
+    name: str
+    settings_used: tuple[str, ...] | None
+    """Fields of ``DistillSettings`` that decide the result; ``None`` means all."""
+
+    def __call__(self, context: Context) -> DistilledSet: ...
+
+
+def real_images(context: Context, rows: list[int]) -> Tensor:
+    """Training images ``(len(rows), 3, size, size)`` uint8, resized and centre-cropped as the encoder asks for."""
+    transform = context.encoder.transform
+    pictures = torch.stack([transform(context.index.image(row)) for row in rows])
+    if context.size == context.encoder.size:
+        return pictures
+    wanted = (context.size, context.size)
+    resized = torch.nn.functional.interpolate(pictures.float(), wanted, mode="bilinear", antialias=True)
+    return resized.round().clamp(0, 255).to(torch.uint8)
+
+
+def nearest_rows(context: Context) -> list[int]:
+    """Rows of the ``ipc`` training images nearest to each class mean, class by class.
+
+    Raises ``SettingsError`` when a class has fewer images, or fewer were kept by the kernel stage.
+    """
+    ipc = context.settings.images_per_class
+    nearest = context.kernels.nearest
+    if ipc > nearest.shape[1] or bool((nearest[:, :ipc] < 0).any()):
+        have = int((nearest >= 0).sum(1).min())
+        raise SettingsError(
+            f"distill.images_per_class is {ipc}, but only {have} central images per class are known: lower it, or "
+            f"raise kernels.nearest (now {nearest.shape[1]}) if the classes are large enough"
+        )
+    return [int(row) for row in nearest[:, :ipc].flatten()]

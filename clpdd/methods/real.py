@@ -1,0 +1,67 @@
+"""Baselines made of real images: random draws, the most central images, and all of them."""
+
+from __future__ import annotations
+
+import torch
+
+from ..distilled import DistilledSet
+from ..errors import DataError
+from ..seeding import generator
+from .base import Context, nearest_rows, real_images
+
+__all__ = ["Centroid", "Full", "Random"]
+
+_USED = ("images_per_class", "image_size")
+
+
+class Random:
+    """``ipc`` random training images per class, in several independent draws."""
+
+    name = "random"
+    settings_used = _USED
+
+    def __call__(self, context: Context) -> DistilledSet:
+        labels = torch.tensor(context.index.labels)
+        rows: list[int] = []
+        for draw in range(context.random_draws):
+            for label in range(context.classes):
+                members = (labels == label).nonzero().flatten()
+                ipc = context.settings.images_per_class
+                if len(members) < ipc:
+                    name = context.index.class_names[label]
+                    raise DataError(
+                        f"class {name!r} has {len(members)} training images, but distill.images_per_class is {ipc}"
+                    )
+                chosen = torch.randperm(len(members), generator=generator(context.seed, "random", draw, label))[:ipc]
+                rows += members[chosen].tolist()
+        n = len(context.labels)
+        return _chosen(context, rows, torch.arange(context.random_draws).repeat_interleave(n))
+
+
+class Centroid:
+    """The real images nearest to their class mean in feature space."""
+
+    name = "centroid"
+    settings_used = _USED
+
+    def __call__(self, context: Context) -> DistilledSet:
+        rows = nearest_rows(context)
+        return _chosen(context, rows, torch.zeros(len(rows), dtype=torch.int64))
+
+
+class Full:
+    """All training images: no copy of them, only the record that evaluation is to use the cached features."""
+
+    name = "full"
+    settings_used = ()
+
+    def __call__(self, context: Context) -> DistilledSet:
+        record = context.record | {"training_images": len(context.index)}
+        none = torch.zeros(0, dtype=torch.int64)
+        return DistilledSet(torch.zeros(0, 3, 1, 1, dtype=torch.uint8), none, context.index.class_names, record)
+
+
+def _chosen(context: Context, rows: list[int], draw: torch.Tensor) -> DistilledSet:
+    labels = context.labels.repeat(int(draw.max()) + 1)
+    record = context.record | {"sources": [context.index.ids[row] for row in rows]}
+    return DistilledSet(real_images(context, rows), labels, context.index.class_names, record, draw=draw)

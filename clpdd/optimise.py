@@ -1,0 +1,227 @@
+"""The optimisation loop: steps, progress, previews, checkpoints, preemption. It knows no method's mathematics."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from .checkpoint import Checkpoint, load_latest, save_checkpoint
+from .distilled import DistilledSet, grid, png_bytes
+from .errors import NumericalError, Preempted, ResourceError
+from .files import write_bytes
+from .preemption import StopRequest
+from .synthetic import Parameterisation, to_uint8
+
+if TYPE_CHECKING:
+    from .methods.base import Context
+
+__all__ = ["Problem", "optimise"]
+
+log = logging.getLogger(__name__)
+
+
+class Problem(Protocol):
+    """What a method that optimises images brings to the loop."""
+
+    def gradient(self, images: Tensor, step: int) -> tuple[float, Tensor]:
+        """Loss and its gradient at ``images (n, 3, s, s)``; a function of the images and the step alone."""
+
+    def validate(self, images: Tensor) -> float:
+        """Top-1 in percent on validation data."""
+
+
+def optimise(context: Context, problem: Problem) -> DistilledSet:
+    """Run (or continue) the optimisation in ``context.work`` and return the distilled set.
+
+    Raises:
+        Preempted: SIGTERM, SIGINT or SIGUSR1 came; the state after the current step is saved.
+        NumericalError: the loss is NaN or infinite; the last checkpoint is kept.
+        ResourceError: memory ran out (the message names the setting that lowers it).
+    """
+    loop = _Loop(context, problem)
+    loop.restore()
+    try:
+        loop.run()
+    except torch.OutOfMemoryError as error:
+        raise ResourceError(
+            f"memory of {context.encoder.mean.device} ran out at step {loop.step} ({str(error).splitlines()[0]}): "
+            f"lower distill.encoder_batch (now {context.settings.encoder_batch}) or distill.augmentations"
+        ) from error
+    return loop.result()
+
+
+class _Loop:
+    def __init__(self, context: Context, problem: Problem) -> None:
+        self.context, self.problem, self.settings = context, problem, context.settings
+        self.device = context.encoder.mean.device
+        self.step = 0
+        self.losses: list[float] = []
+        self.scores: list[tuple[int, float]] = []
+        self.best: tuple[int, float, Tensor] | None = None
+        self.start = self._start_images()
+        self.parameters = Parameterisation(
+            len(context.labels),
+            context.size,
+            pyramid=self.settings.parameterisation == "pyramid",
+            decorrelate=self.settings.decorrelate,
+            start=self.settings.initialisation if self.start is None else self.start.float() / 255,
+            seed=context.seed,
+            device=self.device,
+        )
+        if self.start is None:
+            self.start = to_uint8(self.parameters.decode())
+        self.optimiser = self._fresh_optimiser()
+
+    def _start_images(self) -> Tensor | None:
+        from .methods.base import nearest_rows, real_images
+
+        if self.settings.initialisation != "centroid":
+            return None
+        return real_images(self.context, nearest_rows(self.context))
+
+    def _fresh_optimiser(self) -> torch.optim.Adam:
+        for level in self.parameters.levels:
+            level.requires_grad_()
+        return torch.optim.Adam(self.parameters.levels, lr=self.settings.learning_rate)
+
+    # -- the loop --------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        total = self.settings.steps
+        saved, saved_at = self.step, time.monotonic()
+        # dynamic_ncols and disable=None: a bar on a terminal, nothing in a log
+        with (
+            StopRequest() as stop,
+            tqdm(total=total, initial=self.step, unit="step", desc="distill", disable=None, dynamic_ncols=True) as bar,
+        ):
+            if self.step == 0:
+                self._preview()
+            while self.step < total:
+                self._one_step()
+                self._record()
+                bar.update()
+                bar.set_postfix(self._readings(), refresh=False)
+                due = self.step - saved >= self.settings.checkpoint_every_steps
+                due = due or time.monotonic() - saved_at >= self.settings.checkpoint_every_seconds
+                if stop.name or due or self.step == total:
+                    self.save()
+                    saved, saved_at = self.step, time.monotonic()
+                if stop.name and self.step < total:
+                    raise Preempted(
+                        f"stopped by {stop.name} after step {self.step} of {total}; saved: the same command goes on"
+                    )
+
+    def _one_step(self) -> None:
+        grown = not self.parameters.complete and self.step > 0 and self.step % self.settings.extend_every == 0
+        if grown:
+            self.parameters.extend()
+            self.optimiser = self._fresh_optimiser()
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._learning_rate()
+        images = self.parameters.decode()
+        loss, gradient = self.problem.gradient(images, self.step)
+        if not (math.isfinite(loss) and bool(torch.isfinite(gradient).all())):
+            raise NumericalError(
+                f"the loss is {loss} or its gradient is not finite at step {self.step}: lower distill.learning_rate, "
+                f"or raise distill.ridge or distill.temperature; the last checkpoint is kept"
+            )
+        self.optimiser.zero_grad()
+        images.backward(gradient)
+        self.optimiser.step()
+        self.step += 1
+        self.losses.append(loss)
+
+    def _learning_rate(self) -> float:
+        if self.settings.schedule == "constant":
+            return self.settings.learning_rate
+        return self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * self.step / self.settings.steps))
+
+    def _record(self) -> None:
+        last = self.step == self.settings.steps
+        if last or self.step % self.settings.validate_every == 0:
+            images = to_uint8(self.parameters.decode())
+            score = self.problem.validate(images.to(self.device).float() / 255)
+            self.scores.append((self.step, score))
+            if self.best is None or score > self.best[1] or self.settings.keep == "last":
+                self.best = (self.step, score, images)
+            self._tell(self.step)
+        if last or self.step % self.settings.preview_every == 0:
+            self._preview()
+
+    def _readings(self) -> dict[str, str]:
+        readings = {"loss": f"{self.losses[-1]:.4f}"}
+        if self.scores:
+            readings["val"] = f"{self.scores[-1][1]:.1f}%"
+        return readings
+
+    def _tell(self, step: int) -> None:
+        if self.context.on_progress is not None:
+            score = dict(self.scores)[step]
+            self.context.on_progress(step, {"loss": self.losses[step - 1], "validation_top1": score})
+
+    def _preview(self) -> None:
+        sheet = grid(to_uint8(self.parameters.decode()))
+        write_bytes(self._frames / f"{self.step:09d}.png", png_bytes(sheet))
+
+    @property
+    def _frames(self) -> Path:
+        return self.context.work / "frames"
+
+    # -- state -----------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        tensors: dict[str, Tensor] = {}
+        for k, level in enumerate(self.parameters.levels):
+            tensors[f"level.{k}"] = level
+            for name, value in self.optimiser.state.get(level, {}).items():
+                tensors[f"adam.{k}.{name}"] = value
+        values: dict[str, Any] = {"levels": len(self.parameters.levels), "losses": self.losses, "scores": self.scores}
+        if self.best is not None:
+            values["best"] = list(self.best[:2])
+            tensors["best"] = self.best[2]
+        save_checkpoint(self.context.work / "checkpoints", Checkpoint(self.step, tensors, values))
+
+    def restore(self) -> None:
+        checkpoint = load_latest(self.context.work / "checkpoints")
+        if checkpoint is None:
+            return
+        tensors, values = checkpoint.tensors, checkpoint.values
+        self.step, self.losses = checkpoint.step, values["losses"]
+        self.scores = [(step, score) for step, score in values["scores"]]
+        self.parameters.levels = [tensors[f"level.{k}"].to(self.device) for k in range(values["levels"])]
+        self.optimiser = self._fresh_optimiser()
+        for k, level in enumerate(self.parameters.levels):
+            prefix = f"adam.{k}."
+            # Adam keeps its step counter on the CPU, its moments beside the parameter
+            state = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+            if state:
+                self.optimiser.state[level] = {
+                    key: value if key == "step" else value.to(self.device) for key, value in state.items()
+                }
+        if "best" in tensors:
+            self.best = (values["best"][0], values["best"][1], tensors["best"])
+        log.info("continuing at step %d of %d", self.step, self.settings.steps)
+        for step, _ in self.scores:
+            self._tell(step)
+
+    def result(self) -> DistilledSet:
+        assert self.best is not None  # the last step always validates
+        step, score, images = self.best
+        curves = {
+            "loss": [[i + 1, loss] for i, loss in enumerate(self.losses)],
+            "validation_top1": [[at, value] for at, value in self.scores],
+        }
+        record = self.context.record | {"curves": curves, "kept_step": step, "validation_top1": score}
+        frames = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(self._frames.glob("*.png"))]
+        return DistilledSet(
+            images, self.context.labels, self.context.index.class_names, record, start=self.start, frames=frames
+        )

@@ -1,0 +1,254 @@
+"""The distillation stage: resumed runs end in the same bytes, no test image is seen, errors keep the state."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from clpdd.config import AugmentSettings, DistillSettings
+from clpdd.datasets import Index
+from clpdd.distill import distill
+from clpdd.distilled import DistilledSet
+from clpdd.errors import ArtifactError, BusyError, NumericalError, SettingsError
+from clpdd.files import sha256_tree
+from clpdd.kernels import Kernels
+
+from .conftest import World
+
+QUICK: dict[str, Any] = {
+    "steps": 12,
+    "augmentations": 1,
+    "outer_batch": 32,
+    "extend_every": 2,
+    "validate_every": 4,
+    "preview_every": 4,
+    "checkpoint_every_steps": 3,
+}
+
+
+def run(world: World, root: Path, method: str = "clp", **settings: Any) -> DistilledSet:
+    return distill(method, **world.inputs(root), settings=DistillSettings(**QUICK | settings))  # type: ignore[arg-type]
+
+
+def in_a_process(world: World, root: Path, **settings: Any) -> subprocess.Popen[str]:
+    """The same run in a process of its own, to be killed."""
+    name = world.encoder.name
+    script = textwrap.dedent(f"""
+        import json, sys
+        from pathlib import Path
+        from clpdd.cli import _stop
+        import signal
+        signal.signal(signal.SIGTERM, _stop)
+        from clpdd.config import DistillSettings
+        from clpdd.distill import distill
+        from clpdd.encoders import load_encoder
+        from clpdd.errors import ClpddError
+        from clpdd.layout import Layout
+        layout, root = Layout(Path({str(world.layout.root)!r})), Path({str(root)!r})
+        def say(step, readings):
+            print(step, flush=True)
+        try:
+            distill("clp", index=layout.index("train"), train=layout.features({name!r}, "train"),
+                    validation=layout.features({name!r}, "validation"), kernels=layout.kernels({name!r}),
+                    encoder=load_encoder({name!r}, device="cpu"), target=root / "set", work_root=root / "work",
+                    settings=DistillSettings(**json.loads({json.dumps(QUICK | settings)!r})), on_progress=say)
+        except ClpddError as error:
+            print(error, file=sys.stderr)
+            sys.exit(error.exit_code)
+    """)
+    return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("initialisation", ["centroid", "noise"])
+def test_a_killed_run_ends_in_the_bytes_of_an_untouched_one(world: World, tmp_path: Path, initialisation: str) -> None:
+    settings = {"steps": 40, "initialisation": initialisation, "extend_every": 5}
+    with in_a_process(world, tmp_path / "untouched", **settings) as process:
+        assert process.wait() == 0
+    kills = 0
+    for attempt in range(6):
+        process = in_a_process(world, tmp_path / "killed", **settings)
+        assert process.stdout is not None
+        if attempt < 2:  # die at some moment after the first (second) validation of this attempt
+            for _ in range(2 * attempt + 1):
+                process.stdout.readline()
+            time.sleep(0.05 * attempt)
+            process.kill()
+            kills += process.wait() == -signal.SIGKILL
+        elif process.wait() == 0:
+            break
+    assert kills == 2
+    assert sha256_tree(tmp_path / "killed" / "set") == sha256_tree(tmp_path / "untouched" / "set")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_warned_run_saves_leaves_with_75_and_goes_on(world: World, tmp_path: Path, number: signal.Signals) -> None:
+    process = in_a_process(world, tmp_path, steps=2000)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(number)
+    assert process.wait(30) == 75
+    assert process.stderr is not None
+    said = process.stderr.read()
+    assert "saved" in said
+    assert number.name in said
+    stopped_at = int(said.split("after step ")[1].split()[0])
+    (saved,) = (tmp_path / "work").glob(f"distill/*/*/checkpoints/step-{stopped_at:09d}.json")
+    assert json.loads(saved.read_text())["step"] == stopped_at
+    process = in_a_process(world, tmp_path, steps=2000)
+    assert process.stdout is not None
+    history = [int(process.stdout.readline()) for _ in range(stopped_at // 4 + 1)]
+    process.kill()
+    process.wait()
+    assert history == list(range(4, stopped_at + 5, 4))  # the restored history, then new steps without a gap
+
+
+def test_a_damaged_checkpoint_costs_the_steps_to_the_one_before_and_nothing_else(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    untouched = run(world, tmp_path / "untouched", steps=24)
+    process = in_a_process(world, tmp_path / "damaged", steps=24)
+    assert process.stdout is not None
+    for _ in range(3):
+        process.stdout.readline()
+    process.kill()
+    process.wait()
+    newest = sorted((tmp_path / "damaged" / "work").glob("distill/*/*/checkpoints/*.safetensors"))[-1]
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    again = run(world, tmp_path / "damaged", steps=24)
+    assert "falling back" in caplog.text
+    assert torch.equal(again.images, untouched.images)
+    assert sha256_tree(tmp_path / "damaged" / "set") == sha256_tree(tmp_path / "untouched" / "set")
+
+
+def test_tuning_works_where_the_test_split_does_not_exist(world: World, tmp_path: Path) -> None:
+    """Kernels and distillation give the same bytes when every file of the test split is gone."""
+    import shutil
+
+    from clpdd.config import KernelSettings
+    from clpdd.kernels import compute_kernels
+
+    layout, name = world.layout, world.encoder.name
+    bare = type(layout)(tmp_path / "bare")
+    for path in (layout.index("train"), layout.features(name, "train"), layout.features(name, "validation")):
+        target = bare.root / path.relative_to(layout.root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if path.is_dir() else shutil.copyfile)(path, target)
+    assert not [p for p in bare.root.rglob("*") if "test" in p.name]
+    features = bare.features(name, "train"), bare.features(name, "validation")
+    compute_kernels(*features, KernelSettings(), bare.kernels(name), bare.work)
+    assert sha256_tree(bare.kernels(name)) == sha256_tree(layout.kernels(name))
+    run(World(bare, world.encoder), tmp_path / "one")
+    run(world, tmp_path / "other")
+    assert sha256_tree(tmp_path / "one" / "set") == sha256_tree(tmp_path / "other" / "set")
+
+
+@pytest.mark.parametrize("method", ["random", "centroid", "full"])
+def test_baselines_hold_the_real_images_they_name(world: World, tmp_path: Path, method: str) -> None:
+    data = run(world, tmp_path, method, images_per_class=2)
+    index = Index.open(world.layout.index("train"))
+    if method == "full":
+        assert len(data) == 0
+        assert data.info["training_images"] == len(index)
+        return
+    draws = 5 if method == "random" else 1
+    assert len(data) == 20 * draws
+    for image, label, source in zip(data.images, data.labels.tolist(), data.info["sources"], strict=True):
+        row = index.ids.index(source)
+        assert int(index.labels[row]) == label
+        assert torch.equal(image, world.encoder.transform(index.image(row)))
+    if method == "centroid":
+        nearest = Kernels.load(world.layout.kernels(world.encoder.name)).nearest[:, :2].flatten().tolist()
+        assert data.info["sources"] == [index.ids[row] for row in nearest]
+    else:
+        assert len({tuple(draw.images.flatten().tolist()) for draw in data.draws}) == 5
+
+
+def test_optimising_beats_its_own_start(world: World, tmp_path: Path) -> None:
+    data = run(world, tmp_path, steps=40, augment=AugmentSettings(crop=False, noise=0.0), learning_rate=0.02)
+    losses = [loss for _, loss in data.info["curves"]["loss"]]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    assert data.start is not None
+    assert not torch.equal(data.start, data.images)
+
+
+def test_pyramid_grows_during_the_run(world: World, tmp_path: Path) -> None:
+    data = run(world, tmp_path, initialisation="noise", steps=5, extend_every=2)
+    flat = data.start.float().std((2, 3)) if data.start is not None else None
+    assert flat is not None
+    assert float(flat.max()) == 0  # the first level is one colour per image
+    assert float(data.images.float().std((2, 3)).min()) > 0
+
+
+def test_best_is_kept_by_validation_and_last_is_last(world: World, tmp_path: Path) -> None:
+    best = run(world, tmp_path / "best", steps=16, keep="best")
+    scores = dict(map(tuple, best.info["curves"]["validation_top1"]))
+    assert best.info["validation_top1"] == max(scores.values())
+    assert scores[best.info["kept_step"]] == max(scores.values())
+    assert run(world, tmp_path / "last", steps=16, keep="last").info["kept_step"] == 16
+
+
+def test_diverging_is_told_and_the_last_checkpoint_kept(world: World, tmp_path: Path) -> None:
+    class Broken(Exception):
+        pass
+
+    from clpdd.methods.clp import ClosedFormProbe
+
+    original = ClosedFormProbe.gradient
+
+    def poisoned(self: ClosedFormProbe, images: torch.Tensor, step: int) -> tuple[float, torch.Tensor]:
+        loss, gradient = original(self, images, step)
+        return (float("nan") if step == 8 else loss), gradient
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ClosedFormProbe, "gradient", poisoned)
+        with pytest.raises(NumericalError, match=r"step 8.*learning_rate.*last checkpoint is kept"):
+            run(world, tmp_path)
+    assert list((tmp_path / "work").glob("distill/*/*/checkpoints/step-000000006.json"))
+    assert not (tmp_path / "set").exists()
+
+
+def test_repeated_images_with_no_ridge_are_a_singular_kernel(world: World, tmp_path: Path) -> None:
+    off = AugmentSettings(flip=0.0, crop=False, noise=0.0)
+    with pytest.raises(NumericalError, match=r"singular.*raise the ridge"):
+        run(world, tmp_path, initialisation="zero", ridge=0.0, augment=off)
+
+
+def test_too_many_images_per_class_are_refused_before_work(world: World, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"distill\.images_per_class is 11"):
+        run(world, tmp_path, "centroid", images_per_class=11)
+
+
+def test_unknown_method_lists_the_known(world: World, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="clp, random, centroid, full"):
+        run(world, tmp_path, "magic")
+
+
+def test_features_of_another_encoder_are_refused(world: World, tmp_path: Path) -> None:
+    from clpdd.encoders import load_encoder
+
+    other = World(world.layout, world.encoder)
+    inputs = other.inputs(tmp_path) | {"encoder": load_encoder("clpdd_resnet14", image_size=32, device="cpu")}
+    with pytest.raises(ArtifactError, match="another encoder"):
+        distill("clp", **inputs, settings=DistillSettings(**QUICK))  # type: ignore[arg-type]
+
+
+def test_a_second_run_of_the_same_work_is_told_so(world: World, tmp_path: Path) -> None:
+    process = in_a_process(world, tmp_path, steps=5000)
+    assert process.stdout is not None
+    process.stdout.readline()
+    with pytest.raises(BusyError, match=f"process {process.pid}"):
+        run(world, tmp_path, steps=5000)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
