@@ -1,0 +1,59 @@
+"""Seconds and peak memory of a piece of work: kept beside the pieces, never inside an artifact."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from ..errors import ArtifactError
+from ..files import read_json, write_json
+from .protocols import Subject, Variant
+
+__all__ = ["measured", "read_record"]
+
+
+@contextlib.contextmanager
+def measured(file: Path, variant: Variant, subject: Subject) -> Iterator[None]:
+    """Add seconds and peak memory of the block to the piece's record, also when it is interrupted."""
+    device = subject.bench.encoder.mean.device
+    _reset_peak(device)
+    subject.borrowed = 0.0
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        record = read_record(file)
+        before = record.get(str(variant), {"seconds": 0.0, "peak_memory_mb": 0.0})
+        record[str(variant)] = {
+            "seconds": before["seconds"] + time.perf_counter() - start + subject.borrowed,
+            "peak_memory_mb": max(before["peak_memory_mb"], _peak_mb(device)),
+        }
+        write_json(file, record)
+
+
+def read_record(file: Path) -> dict[str, dict[str, float]]:
+    with contextlib.suppress(ArtifactError):
+        record: dict[str, dict[str, float]] = read_json(file)
+        return record
+    return {}
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):  # Linux: forget the high-water mark of earlier work
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_mb(device: torch.device) -> float:
+    """Peak memory of the device; on the CPU of the process (resident set)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

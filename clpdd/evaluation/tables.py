@@ -1,0 +1,150 @@
+"""What evaluation writes: the result table, metrics, details and plot data, as bytes without a clock in them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..files import canonical_json
+from .protocols import Variant
+
+__all__ = ["SCHEMA", "Result", "compact_json", "details_json", "metrics_json", "plot_csv", "results_parquet"]
+
+SCHEMA = pa.schema(
+    [
+        ("dataset", pa.string()),
+        ("method", pa.string()),
+        ("distil_encoder", pa.string()),
+        ("eval_encoder", pa.string()),
+        ("protocol", pa.string()),
+        ("views", pa.string()),
+        ("ipc", pa.int64()),  # null: all training images
+        ("seed", pa.int64()),
+        ("draw", pa.int64()),
+        ("top1", pa.float64()),
+        ("top5", pa.float64()),
+        ("worst_group", pa.float64()),  # null: the dataset has no groups
+        ("fingerprint", pa.string()),
+    ]
+)
+
+_BOUND = {"sgd": "logistic"}  # which probe of `full` bounds a protocol; its namesake otherwise
+_ALL_MATRICES = 200  # with more classes only the first protocol's confusion is kept: it is a million numbers by then
+
+
+@dataclass(frozen=True)
+class Result:
+    """One protocol on one set with one encoder: ``piece`` is what ``protocols.run`` returned."""
+
+    dataset: str
+    method: str
+    distil: str
+    target: str
+    variant: Variant
+    ipc: int | None
+    fingerprint: str
+    piece: dict[str, Any]
+
+    @property
+    def pair(self) -> str:
+        """The encoders by name: one where images are distilled and evaluated with the same one."""
+        return self.distil if self.distil == self.target else f"{self.distil} -> {self.target}"
+
+    @property
+    def top1(self) -> list[float]:
+        """Top-1 of every probe in percent."""
+        return [row["top1"] for row in self.piece["rows"]]
+
+    @property
+    def spread(self) -> float:
+        """Sample standard deviation of top-1; 0 of a single probe."""
+        return stdev(self.top1) if len(self.top1) > 1 else 0.0
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The columns that tell results apart."""
+        return {
+            "method": self.method,
+            "distil_encoder": self.distil,
+            "eval_encoder": self.target,
+            "protocol": self.variant.protocol,
+            "views": self.variant.views,
+        }
+
+
+def compact_json(value: Any) -> str:
+    """JSON with sorted keys on one line: for matrices, of which indented JSON makes a line a number."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def results_parquet(results: Sequence[Result]) -> bytes:
+    """One row for each probe, in the order of the results; columns as in ``SCHEMA``."""
+    rows = [
+        {"dataset": r.dataset, "ipc": r.ipc, "worst_group": None, "fingerprint": r.fingerprint, **r.names, **row}
+        for r in results
+        for row in r.piece["rows"]
+    ]
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def metrics_json(results: Sequence[Result]) -> bytes:
+    """``{encoders: {method: {protocol-views: {top1, top1_std, top5, share_of_full}}}}``, percent, four decimals.
+
+    ``share_of_full`` is top-1 in percent of that of all training data with the same evaluation encoder: its ridge
+    probe for ``closed_form``, its logistic regression for ``sgd``.
+    """
+    bound = {(r.target, r.variant.protocol): fmean(r.top1) for r in results if r.method == "full"}
+    tree: dict[str, Any] = {}
+    for r in results:
+        numbers = {"top1": fmean(r.top1), "top1_std": r.spread, "top5": fmean(row["top5"] for row in r.piece["rows"])}
+        best = bound.get((r.target, _BOUND.get(r.variant.protocol, r.variant.protocol)))
+        if best and r.method != "full":
+            numbers["share_of_full"] = 100 * numbers["top1"] / best
+        leaf = {name: round(number, 4) for name, number in numbers.items()}
+        tree.setdefault(r.pair, {}).setdefault(r.method, {})[str(r.variant)] = leaf
+    return canonical_json(tree).encode()
+
+
+def details_json(results: Sequence[Result], class_names: list[str], counts: list[int]) -> bytes:
+    """Per-class accuracy and confusion, one row for each result.
+
+    A row holds the columns of ``Result.names``, ``probes`` (how many were trained), ``per_class`` (percent, ``null``
+    for a class without test images), ``confusion`` (counts summed over the probes, rows the true class; ``null`` for
+    all but the first protocol of a set when there are more than 200 classes) and ``notes``.
+
+    Args:
+        counts: test images of every class.
+    """
+    rows = []
+    seen: set[tuple[str, str, str]] = set()
+    for r in results:
+        matrix = r.piece["confusion"]
+        per_class = [100 * row[i] / total if (total := sum(row)) else None for i, row in enumerate(matrix)]
+        key = (r.distil, r.method, r.target)
+        kept = len(class_names) <= _ALL_MATRICES or key not in seen
+        seen.add(key)
+        found = {"per_class": per_class, "confusion": matrix if kept else None, "notes": r.piece["notes"]}
+        rows.append(r.names | {"probes": len(r.top1)} | found)
+    return (
+        compact_json({"format": 1, "class_names": class_names, "test_images": counts, "rows": rows}) + "\n"
+    ).encode()
+
+
+def plot_csv(results: Sequence[Result]) -> bytes:
+    """Mean and spread of top-1 for ``dvc plots``: one line for each result."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["encoders", "method", "protocol", "top1", "std"])
+    for r in results:
+        writer.writerow([r.pair, r.method, str(r.variant), round(fmean(r.top1), 4), round(r.spread, 4)])
+    return text.getvalue().encode()

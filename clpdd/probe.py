@@ -1,0 +1,269 @@
+"""Linear probes: trained on a few images, or on all real features, and scored on test features.
+
+Every function works on a batch of ``P`` probes at once (one for each seed and draw), stored as one ``(P, d, C)``
+tensor: a probe is small, and on any device one batched product is far quicker than ``P`` loops. Probes never mix:
+each one has its own stream of random numbers and comes out as if it had been trained alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from .errors import NumericalError
+from .ridge import centred_one_hot, solve
+from .views import Stream
+
+__all__ = [
+    "BATCH",
+    "LOGISTIC_GRID",
+    "Probes",
+    "Score",
+    "fit_logistic",
+    "fit_ridge",
+    "fit_sgd",
+    "score",
+]
+
+BATCH = 100
+"""Rows of a batch of the ``sgd`` protocol, where there are so many."""
+
+LOGISTIC_GRID = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+"""L2 strengths of the full-data logistic regression, per example of the mean loss, strongest first."""
+
+
+@dataclass(frozen=True, eq=False)
+class Probes:
+    """``P`` linear probes: ``logits = Z weights + bias`` with ``weights (P, d, C)``, ``bias (P, C)``, float32."""
+
+    weights: Tensor
+    bias: Tensor
+
+    def __post_init__(self) -> None:
+        if not bool(torch.isfinite(self.weights).all() and torch.isfinite(self.bias).all()):
+            raise NumericalError(
+                "a probe ended in NaN or infinite weights: lower evaluate.learning_rate, raise evaluate.ridge, or "
+                "check that the encoder is finite on the images"
+            )
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    @classmethod
+    def join(cls, parts: Sequence[Probes]) -> Probes:
+        """Several batches of probes as one."""
+        return cls(torch.cat([part.weights for part in parts]), torch.cat([part.bias for part in parts]))
+
+
+# -- protocols ---------------------------------------------------------------------------------------------------------
+
+
+def fit_sgd(
+    features: Callable[[int], Tensor],
+    labels: Tensor,
+    classes: int,
+    streams: Sequence[Stream],
+    *,
+    epochs: int,
+    learning_rate: float,
+    batch: int = BATCH,
+    tick: Callable[[], object] = lambda: None,
+) -> Probes:
+    """The field's protocol: softmax regression on raw features by Adam, cosine to zero, no weight decay.
+
+    Equivalent to a ``torch.nn.Linear(d, C)`` trained by ``torch.optim.Adam`` with ``CosineAnnealingLR`` stepped once
+    an epoch, for each probe apart. The gradient of the cross-entropy of a linear layer is written out.
+
+    Args:
+        features: epoch -> ``(P, n, d)``: this epoch's features of the images, one set for each probe.
+        labels: ``(P, n)`` int64 in ``[0, classes)``.
+        streams: ``P`` sources of random numbers, for the initial weights and the order of the rows.
+        learning_rate: per 256 rows of a batch; ``learning_rate * min(batch, n) / 256`` is used.
+        batch: rows of a batch; the last, partial batch of an epoch is kept.
+        tick: called once an epoch; it may raise to stop.
+
+    Raises:
+        NumericalError: the weights left the finite numbers.
+    """
+    count = labels.shape[1]
+    size = min(batch, count)
+    Z = features(0)
+    weights, bias = _initial(streams, Z.shape[-1], classes, Z.device)
+    peak = learning_rate * size / 256
+    adam = torch.optim.Adam([weights, bias], lr=peak, fused=True)
+    labels = labels.to(Z.device)
+    for epoch in range(epochs):
+        adam.param_groups[0]["lr"] = peak * (1 + math.cos(math.pi * epoch / epochs)) / 2
+        Z = features(epoch) if epoch else Z
+        order = _order(streams, count, size, epoch, Z.device)
+        for first in range(0, count, size):
+            rows = None if order is None else order[:, first : first + size]  # (P, b)
+            X, y = (Z, labels) if rows is None else (_take(Z, rows), labels.gather(1, rows))
+            weights.grad, bias.grad = _gradient(weights, bias, X, y)
+            adam.step()
+        tick()
+    return Probes(weights, bias)
+
+
+def _initial(streams: Sequence[Stream], dim: int, classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The default distribution of ``torch.nn.Linear``: uniform within ``1/sqrt(d)``."""
+    bound = 1 / math.sqrt(dim)
+    weights, bias = [], []
+    for stream in streams:
+        chosen = stream.generator("initial")
+        weights.append(torch.empty(classes, dim).uniform_(-bound, bound, generator=chosen).T)
+        bias.append(torch.empty(classes).uniform_(-bound, bound, generator=chosen))
+    return torch.stack(weights).contiguous().to(device), torch.stack(bias).to(device)
+
+
+def _order(streams: Sequence[Stream], count: int, size: int, epoch: int, device: torch.device) -> Tensor | None:
+    """``(P, n)`` row numbers in this epoch's order; ``None`` where all rows are one batch and order is nothing."""
+    if count <= size:
+        return None
+    return torch.stack([torch.randperm(count, generator=s.generator("order", epoch)) for s in streams]).to(device)
+
+
+def _take(Z: Tensor, rows: Tensor) -> Tensor:
+    """``(P, b, d)``: rows ``(P, b)`` of every probe's own features ``(P, n, d)``."""
+    return Z[torch.arange(len(Z), device=Z.device)[:, None], rows]
+
+
+def _gradient(weights: Tensor, bias: Tensor, X: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient of the mean cross-entropy: ``X^T (softmax(X W + b) - onehot(y)) / b`` and its row sum."""
+    residual = torch.baddbmm(bias[:, None], X, weights).softmax(-1)  # (P, b, C)
+    residual.scatter_add_(2, y[..., None], residual.new_full((1, 1, 1), -1.0).expand(*y.shape, 1))
+    residual /= y.shape[1]
+    return X.mT @ residual, residual.sum(1)
+
+
+def fit_ridge(Z: Tensor, labels: Tensor, classes: int, mean: Tensor, ridge: float) -> Probes:
+    """The closed-form protocol: ridge regression on centred features and centred one-hot targets.
+
+    Args:
+        Z: ``(P, m, d)``.
+        labels: ``(P, m)`` int64.
+        mean: ``(d,)``, subtracted from the features: the mean over the real training images, which is one vector
+            whatever the set, and costs nothing at test time since it moves into the bias.
+        ridge: relative to the mean squared row norm (``clpdd.ridge.solve``), > 0.
+    """
+    mean, labels = mean.to(Z), labels.to(Z.device)
+    solved = [solve(own - mean, centred_one_hot(y, classes), ridge) for own, y in zip(Z, labels, strict=True)]
+    weights = torch.stack(solved)
+    return Probes(weights, -mean @ weights)
+
+
+def fit_logistic(
+    train: tuple[Tensor, Tensor],
+    validation: tuple[Tensor, Tensor],
+    classes: int,
+    *,
+    grid: Sequence[float] = LOGISTIC_GRID,
+    iterations: int = 100,
+    block: int = 16384,
+    tick: Callable[[], object] = lambda: None,
+) -> tuple[Probes, float]:
+    """Multinomial logistic regression on all real features by L-BFGS: the upper bound of the ``sgd`` protocol.
+
+    Features are standardised by the training set. Strengths are tried from the strongest to the weakest, each from
+    the last one's solution, and the best on validation is kept (the stronger of equals).
+
+    Args:
+        train, validation: features ``(N, d)`` and labels ``(N,)``.
+        grid: weights of ``|W|^2 / 2`` beside the mean cross-entropy; the bias is free.
+        iterations: bound on the iterations at each strength.
+        block: rows of features in one product.
+        tick: called once an iteration or so; it may raise to stop.
+
+    Returns:
+        One probe for raw features, and the strength it was fitted with.
+    """
+    Z, labels = train
+    deviation, mean = torch.std_mean(Z, 0, correction=0)
+    deviation = torch.where(deviation > 1e-6 * deviation.max(), deviation, torch.inf)  # constant: no weight at all
+    X = (Z - mean) / deviation
+    weights, bias = Z.new_zeros(Z.shape[1], classes), Z.new_zeros(classes)
+    best: tuple[float, float, Probes] | None = None
+    for strength in sorted(grid, reverse=True):
+        _minimise(weights, bias, X, labels, strength, iterations, block, tick)
+        raw = weights / deviation[:, None]
+        probes = Probes(raw[None].clone(), (bias - mean @ raw)[None])
+        top1 = score(probes, [validation]).top1[0]
+        if best is None or top1 > best[0]:
+            best = (top1, strength, probes)
+    assert best is not None
+    return best[2], best[1]
+
+
+def _minimise(
+    weights: Tensor,
+    bias: Tensor,
+    X: Tensor,
+    labels: Tensor,
+    strength: float,
+    iterations: int,
+    block: int,
+    tick: Callable[[], object],
+) -> None:
+    optimiser = torch.optim.LBFGS(
+        [weights, bias], max_iter=iterations, tolerance_grad=1e-6, tolerance_change=1e-8, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        tick()
+        loss = strength / 2 * weights.square().sum()
+        weights.grad, bias.grad = strength * weights, torch.zeros_like(bias)
+        for rows, y in zip(torch.split(X, block), torch.split(labels, block), strict=True):
+            logits = torch.addmm(bias, rows, weights)
+            logs = logits.log_softmax(-1)
+            loss = loss - logs.gather(1, y[:, None]).sum() / len(X)
+            residual = (logs.exp() - one_hot(y, len(bias))) / len(X)
+            weights.grad.addmm_(rows.T, residual)
+            bias.grad += residual.sum(0)
+        return loss
+
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
+
+
+# -- scoring -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Score:
+    """What ``P`` probes get right of ``N`` images.
+
+    Attributes:
+        top1, top5: ``P`` percentages. Top-5 is top-C with fewer than five classes, hence 100.
+        confusion: ``(C, C)`` int64, images of class ``row`` taken for class ``column``, summed over the probes.
+    """
+
+    top1: list[float]
+    top5: list[float]
+    confusion: Tensor
+
+
+def score(probes: Probes, blocks: Iterable[tuple[Tensor, Tensor]]) -> Score:
+    """Score probes on blocks of features ``(b, d)`` and labels ``(b,)``, read once, in float32."""
+    count, dim, classes = probes.weights.shape
+    device = probes.weights.device
+    joined = probes.weights.permute(1, 0, 2).reshape(dim, count * classes)  # one product serves every probe
+    hits = torch.zeros(2, count, dtype=torch.int64, device=device)
+    confusion = torch.zeros(classes * classes, dtype=torch.int64, device=device)
+    total = 0
+    step = max(1, 2**26 // (count * classes))
+    for features, labels in blocks:
+        for Z, y in zip(torch.split(features, step), torch.split(labels, step), strict=True):
+            Z, y = Z.to(device, torch.float32), y.to(device)
+            logits = (Z @ joined).view(len(y), count, classes) + probes.bias  # (b, P, C)
+            ranked = logits.topk(min(5, classes), dim=-1).indices  # (b, P, 5)
+            right = ranked == y[:, None, None]
+            guess = ranked[..., 0]
+            hits += torch.stack([right[..., 0].sum(0), right.any(-1).sum(0)])
+            confusion += torch.bincount((y[:, None] * classes + guess).flatten(), minlength=classes * classes)
+            total += len(y)
+    top1, top5 = (hits.double() * 100 / max(total, 1)).tolist()
+    return Score(top1, top5, confusion.view(classes, classes).cpu())

@@ -1,0 +1,169 @@
+"""Probes against torch's own layer, optimiser and scheduler, and against one another."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+
+from clpdd.errors import NumericalError
+from clpdd.probe import Probes, fit_logistic, fit_ridge, fit_sgd, score
+from clpdd.views import Stream, pick_views
+
+STREAMS = [Stream(0, index, draw) for draw in range(2) for index in range(2)]
+
+
+def clusters(n: int, d: int, classes: int, seed: int = 0, distance: float = 3.0) -> tuple[Tensor, Tensor]:
+    """Features ``(n, d)`` around one centre per class, far apart for large ``distance``."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = distance * torch.randn(classes, d, generator=torch.Generator().manual_seed(99))
+    labels = torch.arange(n) % classes
+    return centres[labels] + torch.randn(n, d, generator=generator), labels
+
+
+def problem(n: int = 12, d: int = 9, classes: int = 4) -> tuple[Tensor, Tensor]:
+    """Features ``(P, n, d)`` and labels ``(P, n)`` for ``STREAMS``, different for each of them."""
+    generator = torch.Generator().manual_seed(1)
+    Z = torch.randn(len(STREAMS), n, d, generator=generator)
+    return Z, torch.randint(classes, (len(STREAMS), n), generator=generator)
+
+
+# -- the sgd protocol --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [5, 100])  # 5 leaves a partial batch of 2
+def test_sgd_equals_a_linear_layer_under_adam_and_cosine_annealing(batch: int) -> None:
+    Z, labels = problem()
+    trained = fit_sgd(lambda _: Z, labels, 4, STREAMS, epochs=40, learning_rate=0.5, batch=batch)
+    for p, stream in enumerate(STREAMS):
+        layer = reference_layer(stream, 9, 4)
+        adam = torch.optim.Adam(layer.parameters(), lr=0.5 * min(batch, 12) / 256)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, 40, eta_min=0)
+        for epoch in range(40):
+            order = torch.arange(12)
+            if batch < 12:
+                order = torch.randperm(12, generator=stream.generator("order", epoch))
+            for rows in order.split(batch):
+                adam.zero_grad()
+                nn.functional.cross_entropy(layer(Z[p, rows]), labels[p, rows]).backward()
+                adam.step()
+            schedule.step()
+        torch.testing.assert_close(trained.weights[p], layer.weight.detach().T, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(trained.bias[p], layer.bias.detach(), rtol=1e-4, atol=1e-5)
+
+
+def reference_layer(stream: Stream, d: int, classes: int) -> nn.Linear:
+    """``torch.nn.Linear`` with its default initialisation, out of the stream's generator."""
+    layer, chosen = nn.Linear(d, classes), stream.generator("initial")
+    nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=chosen)
+    nn.init.uniform_(layer.bias, -1 / math.sqrt(d), 1 / math.sqrt(d), generator=chosen)
+    return layer
+
+
+@pytest.mark.parametrize("batch", [5, 100])
+def test_probes_trained_at_once_equal_probes_trained_one_after_the_other(batch: int) -> None:
+    Z, labels = problem()
+    bank = Z[:, None] + torch.randn(len(Z), 3, *Z.shape[1:], generator=torch.Generator().manual_seed(2)) / 10
+
+    def fit(which: slice) -> Probes:
+        own, streams = bank[which], STREAMS[which]
+        views = functools.partial(pick_views, own, streams)
+        return fit_sgd(views, labels[which], 4, streams, epochs=30, learning_rate=0.1, batch=batch)
+
+    together = fit(slice(None))
+    alone = Probes.join([fit(slice(p, p + 1)) for p in range(len(STREAMS))])
+    torch.testing.assert_close(together.weights, alone.weights, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(together.bias, alone.bias, rtol=1e-5, atol=1e-6)
+
+
+def test_sgd_separates_what_is_separable() -> None:
+    Z, labels = clusters(30, 20, 3)
+    test = clusters(300, 20, 3, seed=1)
+    probes = fit_sgd(lambda _: Z.expand(4, -1, -1), labels.expand(4, -1), 3, STREAMS, epochs=200, learning_rate=0.1)
+    found = score(probes, [test])
+    assert found.top1 == [100.0] * 4
+    assert found.top5 == [100.0] * 4
+
+
+def test_the_same_stream_gives_the_same_bits_and_another_one_does_not() -> None:
+    Z, labels = problem()
+    fits = [fit_sgd(lambda _: Z, labels, 4, STREAMS, epochs=5, learning_rate=0.1).weights for _ in range(2)]
+    assert torch.equal(*fits)
+    same = fit_sgd(lambda _: Z[:1].expand(4, -1, -1), labels[:1].expand(4, -1), 4, STREAMS, epochs=5, learning_rate=0.1)
+    assert all(not torch.equal(same.weights[0], other) for other in same.weights[1:])
+
+
+def test_weights_that_are_not_finite_are_refused() -> None:
+    Z, labels = problem()
+    with pytest.raises(NumericalError, match=r"evaluate\.learning_rate"):
+        fit_sgd(lambda _: Z * math.nan, labels, 4, STREAMS, epochs=2, learning_rate=0.1)
+
+
+# -- closed form and full data -----------------------------------------------------------------------------------------
+
+
+def test_ridge_classifies_what_is_separable_and_its_bias_stands_for_the_mean() -> None:
+    Z, labels = clusters(30, 20, 3)
+    mean = Z.mean(0)
+    probes = fit_ridge(Z[None] + 50, labels[None], 3, mean + 50, 0.1)
+    assert score(probes, [(Z + 50, labels)]).top1 == [100.0]
+    unmoved = fit_ridge(Z[None], labels[None], 3, mean, 0.1)
+    torch.testing.assert_close(probes.weights, unmoved.weights, rtol=1e-3, atol=1e-4)
+
+
+def test_logistic_regression_equals_scikit_learn() -> None:
+    Z, labels = clusters(90, 6, 3, distance=0.5)
+    Z = Z * torch.tensor([1.0, 10, 100, 1, 0.1, 1]) + 3
+    probes, strength = fit_logistic((Z, labels), (Z, labels), 3, grid=[0.01], iterations=500)
+    assert strength == 0.01
+    X = ((Z - Z.mean(0)) / Z.std(0, correction=0)).numpy()
+    reference = LogisticRegression(C=1 / (0.01 * len(Z)), tol=1e-8, max_iter=5000).fit(X, labels.numpy())
+    ours = (Z @ probes.weights[0] + probes.bias[0]).softmax(-1)
+    theirs = torch.from_numpy(reference.predict_proba(X)).float()
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_logistic_regression_keeps_the_strength_that_is_best_on_validation() -> None:
+    train, validation = clusters(40, 30, 4, distance=0.3), clusters(400, 30, 4, seed=1, distance=0.3)
+    grid = [10.0, 1e-1, 1e-6]
+    each = {g: score(fit_logistic(train, validation, 4, grid=[g])[0], [validation]).top1[0] for g in grid}
+    chosen, strength = fit_logistic(train, validation, 4, grid=grid)
+    assert score(chosen, [validation]).top1[0] >= max(each.values()) - 1
+    assert each[strength] >= max(each.values()) - 1
+
+
+def test_a_constant_feature_has_no_weight() -> None:
+    Z, labels = clusters(40, 5, 2)
+    Z[:, 2] = 7
+    probes, _ = fit_logistic((Z, labels), (Z, labels), 2)
+    assert not probes.weights[0, 2].any()
+    assert score(probes, [(Z, labels)]).top1 == [100.0]
+
+
+# -- scoring -----------------------------------------------------------------------------------------------------------
+
+
+def test_score_equals_a_loop_over_images() -> None:
+    generator = torch.Generator().manual_seed(3)
+    probes = Probes(torch.randn(3, 6, 8, generator=generator), torch.randn(3, 8, generator=generator))
+    Z, labels = torch.randn(50, 6, generator=generator), torch.randint(8, (50,), generator=generator)
+    found = score(probes, [(Z[:20], labels[:20]), (Z[20:], labels[20:])])
+    confusion = torch.zeros(8, 8, dtype=torch.int64)
+    for p in range(3):
+        ranked = [(z @ probes.weights[p] + probes.bias[p]).argsort(descending=True).tolist() for z in Z]
+        for order, y in zip(ranked, labels.tolist(), strict=True):
+            confusion[y, order[0]] += 1
+        assert found.top1[p] == 100 * sum(o[0] == y for o, y in zip(ranked, labels.tolist(), strict=True)) / 50
+        assert found.top5[p] == 100 * sum(y in o[:5] for o, y in zip(ranked, labels.tolist(), strict=True)) / 50
+    assert torch.equal(found.confusion, confusion)
+    assert torch.equal(found.confusion.sum(1), 3 * labels.bincount(minlength=8))
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_top5_of_up_to_five_classes_is_always_right(classes: int) -> None:
+    probes = Probes(torch.zeros(1, 3, classes), torch.zeros(1, classes))
+    assert score(probes, [(torch.ones(7, 3), torch.arange(7) % classes)]).top5 == [100.0]
