@@ -1,0 +1,274 @@
+"""What the page says, as numbers: read from the artifacts, never from a clock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..config import Settings
+from ..distilled import DistilledSet
+from ..errors import ArtifactError
+from ..files import read_json, sha256_file, sha256_tree
+from ..layout import Layout
+from .classes import confusion, per_class
+
+__all__ = ["BOUNDS", "KEYS", "METHODS", "Sources", "gather", "read_mapping", "read_sources", "read_table"]
+
+METHODS = {
+    "clp": "CLP-DD",
+    "random": "random real images",
+    "centroid": "most central real images",
+    "full": "all training images",
+}
+"""Names of the methods for people; a method that is not listed goes by its own name."""
+
+BOUNDS = {"sgd": "logistic"}
+"""The probe on all training images that a protocol is measured against; its namesake where none is listed."""
+
+KEYS = ("method", "distil_encoder", "eval_encoder", "protocol", "views")
+_COLUMNS = ("dataset", *KEYS, "ipc", "seed", "top1", "top5", "worst_group", "fingerprint")
+_REAL = ("random", "centroid", "full")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The artifacts a report is made from, read but not yet summarised.
+
+    Attributes:
+        sets: distilled dataset of each (encoder, method), in the order of the settings.
+        results: rows of ``results.parquet``.
+        details: ``details.json``: per-class accuracy and confusion of the probes.
+        kernels: ``kernels.json`` of each encoder.
+        digests: SHA-256 of every artifact, by its path below the data folder.
+    """
+
+    sets: dict[tuple[str, str], DistilledSet]
+    results: list[dict[str, Any]]
+    details: dict[str, Any]
+    kernels: dict[str, dict[str, Any]]
+    digests: dict[str, str]
+
+
+def read_sources(layout: Layout, settings: Settings) -> Sources:
+    """Read everything the report needs. Raises ``ArtifactError`` naming the first file that is missing or damaged."""
+    sets: dict[tuple[str, str], DistilledSet] = {}
+    digests: dict[str, str] = {}
+    for encoder in settings.encoders:
+        for method in settings.methods:
+            folder = layout.distilled(encoder, method)
+            sets[encoder, method] = DistilledSet.load(folder)
+            digests[folder.relative_to(layout.root).as_posix()] = sha256_tree(folder)
+    kernels: dict[str, dict[str, Any]] = {}
+    for encoder in settings.encoders:
+        file = layout.kernels(encoder) / "kernels.json"
+        kernels[encoder] = read_mapping(file)
+        digests[file.relative_to(layout.root).as_posix()] = sha256_file(file)
+    for name in ("results.parquet", "details.json"):
+        file = layout.results / name
+        if not file.is_file():
+            raise ArtifactError(f"{file} does not exist: run the stage evaluate")
+        digests[file.relative_to(layout.root).as_posix()] = sha256_file(file)
+    details = read_mapping(layout.results / "details.json")
+    return Sources(sets, _read_results(layout.results / "results.parquet"), details, kernels, digests)
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A JSON file that must hold a mapping. Raises ``ArtifactError``."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{path} holds {type(value).__name__}, not a mapping: run the stage that makes it again")
+    return value
+
+
+def read_table(path: Path) -> pa.Table:
+    """``results.parquet``. Raises ``ArtifactError`` when it is missing, damaged, empty or lacks a column."""
+    try:
+        table = pq.read_table(path, memory_map=False)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path} does not exist: run the stage evaluate") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ArtifactError(f"{path} is damaged ({error}): delete it and run the stage evaluate") from error
+    absent = [name for name in _COLUMNS if name not in table.column_names]
+    if absent:
+        raise ArtifactError(f"{path} lacks the columns {', '.join(absent)}: delete it and run the stage evaluate")
+    if not table.num_rows:
+        raise ArtifactError(f"{path} holds no rows: run the stage evaluate again")
+    return table
+
+
+def _read_results(path: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = read_table(path).to_pylist()
+    return rows
+
+
+# -- summaries -------------------------------------------------------------------------------------------------------
+
+
+def spread(values: Iterable[float | None]) -> dict[str, float | None]:
+    """Mean and sample standard deviation (``None`` below two values) of the finite ones among ``values``."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return {
+        "mean": round(fmean(known), 6) if known else None,
+        "std": round(stdev(known), 6) if len(known) > 1 else None,
+    }
+
+
+def summarise(rows: list[dict[str, Any]], settings: Settings) -> list[dict[str, Any]]:
+    """One line per (method, distil encoder, eval encoder, protocol, views), in the order of the settings.
+
+    ``share_of_full`` is the mean top-1 in percent of that of the method ``full`` with the same eval encoder and the
+    protocol's bound (``BOUNDS``); ``None`` without such a row. ``full`` distils nothing, so of its rows only those with
+    equal encoders are kept: the others repeat them.
+    """
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["method"] != "full" or row["distil_encoder"] == row["eval_encoder"]:
+            groups.setdefault(tuple(str(row[key]) for key in KEYS), []).append(row)
+    protocols = [name for p in settings.evaluate.protocols for name in (p, BOUNDS.get(p, p))]
+    order: dict[str, list[Any]] = {"method": list(settings.methods), "protocol": protocols}
+    order |= {"distil_encoder": settings.encoders, "eval_encoder": settings.encoders}
+    summary: list[dict[str, Any]] = []
+    for key, members in groups.items():
+        line: dict[str, Any] = dict(zip(KEYS, key, strict=True))
+        line |= {"ipc": members[0]["ipc"], "runs": len(members)}
+        line |= {name: spread(m[name] for m in members) for name in ("top1", "top5", "worst_group")}
+        line["fingerprints"] = sorted({str(m["fingerprint"]) for m in members})
+        summary.append(line)
+    summary.sort(key=lambda line: [_place(order.get(k, []), line[k]) for k in _SORT])
+    for line in summary:
+        full = full_accuracy(summary, line["eval_encoder"], line["protocol"])
+        mean = line["top1"]["mean"]
+        line["share_of_full"] = round(100 * mean / full, 6) if full and mean is not None else None
+    return summary
+
+
+_SORT = ("eval_encoder", "protocol", "distil_encoder", "views", "method")
+
+
+def _place(order: list[Any], name: str) -> tuple[int, str]:
+    return (order.index(name), "") if name in order else (len(order), name)
+
+
+def full_accuracy(summary: list[dict[str, Any]], encoder: str, protocol: str) -> float | None:
+    """Mean top-1 of the probe on all training images that ``protocol`` is measured against."""
+    for name in (BOUNDS.get(protocol, protocol), protocol):
+        for line in summary:
+            if (line["method"], line["eval_encoder"], line["protocol"]) == ("full", encoder, name):
+                mean: float | None = line["top1"]["mean"]
+                return mean
+    return None
+
+
+def main_method(settings: Settings) -> str:
+    """The method the page is about: the first that makes synthetic images, else the first that selects real ones."""
+    chosen = [m for m in settings.methods if m not in _REAL] or [m for m in settings.methods if m != "full"]
+    return chosen[0] if chosen else settings.methods[0]
+
+
+def headline(summary: list[dict[str, Any]], images: int, train: int | None, settings: Settings) -> dict[str, Any]:
+    """The result in numbers: the main method with the first encoder and the first protocol that has both."""
+    method, encoder = main_method(settings), settings.encoders[0]
+    own = [s for s in summary if s["method"] == method and s["distil_encoder"] == s["eval_encoder"] == encoder]
+    if not own:
+        raise ArtifactError(f"results.parquet has no row of {method} on {encoder}: run the stage evaluate again")
+    line = next((s for s in own if s["share_of_full"] is not None), own[0])
+    full = full_accuracy(summary, encoder, line["protocol"])
+    share = line["share_of_full"] if method != "full" else None
+    return {
+        "sentence": _sentence(images, method not in _REAL, line["top1"]["mean"], share, train),
+        "method": method,
+        "synthetic": method not in _REAL,
+        "images": images,
+        "train_images": train,
+        "top1": line["top1"],
+        "full": full,
+        "share_of_full": share,
+        "encoder": encoder,
+        "protocol": line["protocol"],
+        "views": line["views"],
+    }
+
+
+def _sentence(images: int, synthetic: bool, top1: float | None, share: float | None, train: int | None) -> str:
+    kind = "synthetic" if synthetic else "real"
+    subject = (
+        f"{images:,} {kind} image{'s reach' if images != 1 else ' reaches'}" if images else "All training images reach"
+    )
+    sentence = f"{subject} {top1:.1f} % top-1" if top1 is not None else f"{subject} no accuracy that was measured"
+    if share is None:
+        return sentence + "."
+    return f"{sentence}, {share:.0f} % of what all {f'{train:,} ' if train else ''}training images reach."
+
+
+def curves(sets: Mapping[tuple[str, str], DistilledSet]) -> list[dict[str, Any]]:
+    """Loss and validation accuracy by step of every method that optimises, as lists of (step, value) pairs."""
+    found = []
+    for (encoder, method), distilled in sets.items():
+        given = distilled.info.get("curves") or {}
+        line: dict[str, Any] = {"encoder": encoder, "method": method}
+        line |= {name: _pairs(given.get(name) or []) for name in ("loss", "validation_top1")}
+        if line["loss"] or line["validation_top1"]:
+            found.append(line | {"kept_step": distilled.info.get("kept_step")})
+    return found
+
+
+def _pairs(given: Iterable[Sequence[Any]]) -> list[list[float]]:
+    return [[step, round(value, 6)] for step, value in given if value is not None and math.isfinite(value)]
+
+
+def cross(summary: list[dict[str, Any]], settings: Settings) -> list[dict[str, Any]]:
+    """Mean top-1 for every (distil encoder, eval encoder): one matrix per protocol of the main method."""
+    if len(settings.encoders) < 2:
+        return []
+    method, matrices = main_method(settings), []
+    kinds = dict.fromkeys((s["protocol"], s["views"]) for s in summary if s["method"] == method)
+    for protocol, views in kinds:
+        cell = {
+            (s["distil_encoder"], s["eval_encoder"]): s["top1"]["mean"]
+            for s in summary
+            if (s["method"], s["protocol"], s["views"]) == (method, protocol, views)
+        }
+        top1 = [[cell.get((a, b)) for b in settings.encoders] for a in settings.encoders]
+        matrices.append({"method": method, "protocol": protocol, "views": views, "top1": top1})
+    return matrices
+
+
+def gather(sources: Sources, settings: Settings) -> dict[str, Any]:
+    """Everything on the page that is the same whenever and wherever it is computed; this becomes ``report.json``."""
+    first, method = settings.encoders[0], main_method(settings)
+    chosen = sources.sets[first, method]
+    summary = summarise(sources.results, settings)
+    kernels = sources.kernels[first]
+    train = kernels.get("n")
+    head = headline(summary, len(chosen.draws[0]), train, settings)
+    return {
+        "format": 1,
+        "dataset": str(sources.results[0]["dataset"]),
+        "class_names": list(chosen.class_names),
+        "images_per_class": settings.distill.images_per_class,
+        "train_images": train,
+        "encoders": [_encoder(sources, name) for name in settings.encoders],
+        "headline": head,
+        "summary": summary,
+        "curves": curves(sources.sets),
+        "classes": per_class(sources.details),
+        "confusion": confusion(sources.details, head, chosen.class_names, settings.report.max_classes),
+        "cross": cross(summary, settings),
+        "settings": settings.model_dump(mode="json", exclude={"runtime"}),
+        "digests": dict(sorted(sources.digests.items())),
+    }
+
+
+def _encoder(sources: Sources, name: str) -> dict[str, Any]:
+    given = sources.kernels[name].get("encoder") or next(
+        (s.info.get("encoder") for (encoder, _), s in sources.sets.items() if encoder == name), None
+    )
+    described = given if isinstance(given, dict) else {}
+    return {"name": name} | {key: described.get(key) for key in ("dim", "size", "digest")}

@@ -1,0 +1,271 @@
+"""The page: what to show of the facts, the images that go with them, and the template they fill."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from typing import Any
+
+import jinja2
+from markupsafe import Markup, escape
+
+from ..config import Settings
+from ..distilled import DistilledSet
+from ..layout import Layout
+from . import figures
+from .classes import LISTED
+from .clocks import distill_seconds, evaluation_clocks, stage_lines
+from .data import BOUNDS, KEYS, METHODS
+from .pictures import Picture, fit, timelapse
+
+__all__ = ["duration", "megabytes", "render"]
+
+_GALLERY_BYTES = 2_400_000
+_OTHERS_BYTES = 800_000
+_TIMELAPSE_BYTES = 1_200_000
+"""Budgets of base64 text, shared by all encoders; with them a page stays below 6 MB."""
+
+_IMAGES_PER_CLASS = 4
+_CLASSES_IN_FULL = 50  # with more of them a single image of each is shown
+_OTHER_CLASSES = 1000
+_SIDE_BY_SIDE = 12  # most classes whose accuracies and confusion stand beside each other
+
+_PROTOCOLS = {"sgd": "SGD linear probe", "closed_form": "closed-form ridge probe", "logistic": "logistic regression"}
+_LIBRARIES = (
+    "clpdd",
+    "torch",
+    "timm",
+    "torchvision",
+    "numpy",
+    "pyarrow",
+    "zarr",
+    "safetensors",
+    "pillow",
+    "scikit-learn",
+)
+
+
+def render(
+    facts: dict[str, Any],
+    sets: Mapping[tuple[str, str], DistilledSet],
+    clocks: list[dict[str, Any]],
+    layout: Layout,
+    settings: Settings,
+) -> str:
+    """The whole page as HTML; every text out of the data is escaped by the template."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("clpdd", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= _FILTERS
+    return environment.get_template("report.html.j2").render(
+        facts=facts,
+        headline=facts["headline"],
+        bounds=BOUNDS,
+        galleries=[_gallery(facts, sets, encoder, layout, settings) for encoder in settings.encoders],
+        accuracy=figures.accuracy_panels(facts["summary"]),
+        curves=figures.curve_panels(facts["curves"]),
+        heats=[_heat(m) for m in facts["cross"]],
+        classes=_classes(facts, settings),
+        groups=_groups(facts["summary"], clocks),
+        stages=stage_lines(clocks),
+        distill_seconds=distill_seconds(clocks, facts["headline"]),
+        settings=_flat(settings.model_dump(mode="json")),
+        versions=_versions(),
+    )
+
+
+# -- words -----------------------------------------------------------------------------------------------------------
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as people say them: ``0.42 s``, ``53 s``, ``2 min 05 s``, ``1 h 03 min``."""
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.2g} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def megabytes(amount: float | None) -> str:
+    """Mebibytes, or gibibytes from 1024 on."""
+    if amount is None:
+        return "–"
+    return f"{amount / 1024:.1f} GiB" if amount >= 1024 else f"{amount:.0f} MiB"
+
+
+def views_in_words(views: str) -> str:
+    """The ``views`` column in words: which images the probe was trained on."""
+    kind, _, count = views.partition("-")
+    if kind == "bank" and count.isdigit():
+        return f"{int(count):,} augmented views of each image"
+    return {"fresh": "images augmented afresh every epoch", "clean": "images as they are"}.get(views, views)
+
+
+def breakable(name: str) -> Markup:
+    """An escaped name that may break across lines after ``_``, ``.``, ``-`` and ``/``."""
+    return Markup(re.sub(r"([_./-])(?=\w)", r"\1<wbr>", str(escape(name))))
+
+
+_FILTERS: dict[str, Callable[..., Any]] = {
+    "count": lambda number: f"{number:,}",
+    "percent": lambda value: "–" if value is None else f"{value:.1f}",
+    "method": lambda name: METHODS.get(name, name),
+    "protocol": lambda name: _PROTOCOLS.get(name, name),
+    "views": views_in_words,
+    "capital": lambda text: text[:1].upper() + text[1:],
+    "breakable": breakable,
+    "duration": duration,
+    "megabytes": megabytes,
+}
+
+
+# -- images ----------------------------------------------------------------------------------------------------------
+
+
+def _gallery(
+    facts: dict[str, Any],
+    sets: Mapping[tuple[str, str], DistilledSet],
+    encoder: str,
+    layout: Layout,
+    settings: Settings,
+) -> dict[str, Any]:
+    """The main method's images by class, in rows beside the most central real ones and the start."""
+    method, share = facts["headline"]["method"], len(settings.encoders)
+    chosen = sets[encoder, method].draws[0]
+    start = sets[encoder, method].start
+    rows = [
+        ("Distilled" if facts["headline"]["synthetic"] else METHODS.get(method, method), chosen.images, chosen.labels)
+    ]
+    central = sets.get((encoder, "centroid"))
+    if central is not None and len(central) and method != "centroid":
+        plural = "s" if settings.distill.images_per_class > 1 else ""
+        rows.append((f"Most central real image{plural}", central.images, central.labels))
+    if start is not None:
+        rows.append(("Start", start, chosen.labels))
+    names, shown = chosen.class_names, range(min(chosen.classes, settings.report.max_classes))
+    per_class = _IMAGES_PER_CLASS if len(shown) <= _CLASSES_IN_FULL else 1
+    found = [
+        [(i, (labels == c).nonzero().flatten()[:per_class]) for i, (_, _, labels) in enumerate(rows)] for c in shown
+    ]
+    tensors = [rows[i][1][int(k)] for cells in found for i, picks in cells for k in picks]
+    pictures = iter(fit(tensors, _GALLERY_BYTES // share))
+    classes = [{"name": names[c], "cells": [[next(pictures) for _ in picks] for _, picks in found[c]]} for c in shown]
+    step = settings.report.images_per_row
+    return {
+        "encoder": encoder,
+        "rows": [label for label, _, _ in rows],
+        "chunks": [classes[i : i + step] for i in range(0, len(classes), step)],
+        "columns": min(step, len(classes)),
+        "images_per_class": min(per_class, settings.distill.images_per_class),
+        "others": _others(chosen, len(shown), _OTHERS_BYTES // share),
+        "left_out": max(0, chosen.classes - len(shown) - _OTHER_CLASSES),
+        "side": chosen.images.shape[-1] if len(chosen) else 0,
+        "timelapse": timelapse(layout.distilled(encoder, method) / "timelapse.gif", _TIMELAPSE_BYTES // share),
+        "folder": f"distilled/{encoder}/{method}/images",
+    }
+
+
+def _others(chosen: DistilledSet, first: int, budget: int) -> list[dict[str, Any]]:
+    """A small first image of every class beyond those in the gallery."""
+    classes = range(first, min(chosen.classes, first + _OTHER_CLASSES))
+    picks = [(c, (chosen.labels == c).nonzero().flatten()[:1].tolist()) for c in classes]
+    pictures: list[Picture] = fit([chosen.images[k[0]] for _, k in picks if k], budget)
+    made = iter(pictures)
+    return [{"name": chosen.class_names[c], "picture": next(made)} for c, k in picks if k]
+
+
+# -- probes ----------------------------------------------------------------------------------------------------------
+
+
+def _heat(cross: dict[str, Any]) -> dict[str, Any]:
+    known = [v for row in cross["top1"] for v in row if v is not None]
+    low = min(known, default=0.0)
+    return cross | {
+        "cells": figures.matrix(cross["top1"], low - 0.15 * (max(known, default=1.0) - low), max(known, default=1.0))
+    }
+
+
+def _classes(facts: dict[str, Any], settings: Settings) -> dict[str, Any] | None:
+    """Accuracy by class and confusion of the main method's probe, beside the one on all training images."""
+    headline, confusion = facts["headline"], facts["confusion"]
+    own = [d for d in facts["classes"] if d["distil_encoder"] == d["eval_encoder"] == headline["encoder"]]
+    own.sort(key=lambda d: (d["protocol"] != headline["protocol"], d["views"] != headline["views"]))
+    chosen = next((d for d in own if d["method"] == headline["method"]), None)
+    if chosen is None:
+        return None
+    bound = BOUNDS.get(chosen["protocol"], chosen["protocol"])
+    full = next((d for d in own if d["method"] == "full" and d["protocol"] == bound), None)
+    names, limit = facts["class_names"], min(settings.report.max_classes, LISTED)
+    reference = full["per_class"] if full and full is not chosen else [None] * len(names)
+    listed = [
+        {"number": i, "name": n, "accuracy": a, "full": f}
+        for i, (n, a, f) in enumerate(zip(names, chosen["per_class"], reference, strict=True))
+    ]
+    if len(listed) > limit:
+        ranked = sorted(listed, key=lambda c: (c["accuracy"] is None, c["accuracy"] or 0.0, c["number"]))
+        half = limit // 2
+        groups = [("Lowest", ranked[:half]), ("Highest", ranked[-half:])]
+    else:
+        groups = [("", listed)]
+    return {
+        "protocol": chosen["protocol"],
+        "views": chosen["views"],
+        "groups": groups,
+        "wide": len(names) > _SIDE_BY_SIDE,
+        "has_full": any(f is not None for f in reference),
+        "names": names[:limit],
+        "confusion": figures.matrix(confusion["rows"], 0, 100, power=0.5) if confusion else None,
+        "others": bool(confusion and confusion["others"]),
+        "mistakes": confusion["mistakes"][:5] if confusion else [],
+    }
+
+
+# -- clocks, settings ------------------------------------------------------------------------------------------------
+
+
+def _groups(summary: list[dict[str, Any]], clocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Lines of the result table with their readings, by eval encoder and protocol (with its bound)."""
+    measured = evaluation_clocks(clocks)
+    named = {bound: protocol for protocol, bound in BOUNDS.items()}
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for line in summary:
+        readings = measured.get(tuple(line[key] for key in KEYS), {})
+        line = line | {key: readings.get(key) for key in ("seconds", "peak_memory_mb")}
+        group = (line["eval_encoder"], named.get(line["protocol"], line["protocol"]))
+        groups.setdefault(group, []).append(line)
+    return [
+        {"encoder": encoder, "protocol": protocol, "lines": sorted(lines, key=lambda line: line["method"] == "full")}
+        for (encoder, protocol), lines in groups.items()
+    ]
+
+
+def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as (dotted key, value as YAML writes it)."""
+    if isinstance(value, dict) and value:
+        return [line for k, v in value.items() for line in _flat(v, f"{prefix}.{k}" if prefix else str(k))]
+    if isinstance(value, list):
+        return [(prefix, "[" + ", ".join(_plain(v) for v in value) + "]")]
+    return [(prefix, _plain(value))]
+
+
+def _plain(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return "{}" if value == {} else str(value)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
