@@ -1,0 +1,144 @@
+"""The ``clpdd`` command: one subcommand a stage. It parses, calls the library, and says errors in plain words."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+
+from .errors import ClpddError, Preempted, ResourceError
+
+__all__ = ["main"]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="clpdd", description="Dataset distillation for linear probes over frozen encoders."
+    )
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="settings file (default: params.yaml)")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the artifacts (default: data)")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        return command
+
+    add("index", _index, "labelled images to a Parquet index of each split")
+    add("cache", _cache, "every split through a frozen encoder into Zarr").add_argument("--encoder", required=True)
+    add("kernels", _kernels, "moments, spectrum and full-data probe of one encoder").add_argument(
+        "--encoder", required=True
+    )
+    distill = add("distill", _distill, "make a distilled dataset with one method and one encoder")
+    distill.add_argument("--encoder", required=True)
+    distill.add_argument("--method", required=True)
+    add("evaluate", _evaluate, "train probes on every distilled dataset and score them on the test split")
+    add("report", _report, "write the result page")
+    add("results", _results, "print the result table")
+    pretrain = add("pretrain", _pretrain, "train a small encoder from scratch, as the shipped one was")
+    pretrain.add_argument("--images", required=True, nargs="+", help="Parquet files in Hugging Face layout")
+    pretrain.add_argument("--out", type=Path, required=True, help=".safetensors file to write")
+    pretrain.add_argument("--architecture", default="clpdd_resnet14", help="timm model name")
+    pretrain.add_argument("--epochs", type=int, default=30)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit code (see ``clpdd.errors``; 130 after Ctrl-C)."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, _stop)
+    try:
+        options.run(options)
+    except ClpddError as error:
+        print(f"clpdd {options.command}: {error}", file=sys.stderr)
+        return error.exit_code
+    except MemoryError:
+        print(f"clpdd {options.command}: memory ran out: lower the stage's batch sizes in params.yaml", file=sys.stderr)
+        return ResourceError.exit_code
+    except KeyboardInterrupt:
+        print(
+            f"clpdd {options.command}: interrupted; finished work is kept, run the same command to go on",
+            file=sys.stderr,
+        )
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Preempted(f"stopped by {signal.Signals(number).name}; finished work is kept, run the same command to go on")
+
+
+# Each command imports what it needs: `clpdd --help` and refusals of bad settings must not wait for torch.
+
+
+def _index(options: argparse.Namespace) -> None:
+    from .config import load_settings
+    from .datasets import build_index
+    from .layout import Layout
+
+    settings = load_settings(options.params)
+    build_index(settings.dataset, settings.seed, Layout(options.data).index("train").parent)
+
+
+def _cache(options: argparse.Namespace) -> None:
+    from . import stages
+
+    stages.cache(stages.open_project(options.params, options.data), options.encoder)
+
+
+def _kernels(options: argparse.Namespace) -> None:
+    from . import stages
+
+    stages.kernels(stages.open_project(options.params, options.data), options.encoder)
+
+
+def _distill(options: argparse.Namespace) -> None:
+    from . import stages
+    from .live import live_log
+
+    project = stages.open_project(options.params, options.data)
+    with live_log(project.layout.root / "live" / options.encoder / options.method) as log:
+        stages.distill(project, options.encoder, options.method, log)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from . import stages
+
+    stages.evaluate(stages.open_project(options.params, options.data))
+
+
+def _report(options: argparse.Namespace) -> None:
+    from . import stages
+
+    paths = stages.report(stages.open_project(options.params, options.data))
+    logging.getLogger(__name__).info("report: %s", paths["report.html"].resolve())
+
+
+def _results(options: argparse.Namespace) -> None:
+    from .layout import Layout
+    from .table import result_table
+
+    print(result_table(Layout(options.data)))
+
+
+def _pretrain(options: argparse.Namespace) -> None:
+    import dataclasses
+
+    from .pretrain import Recipe, load_images, pretrain
+
+    images, labels = load_images(options.images)
+    pretrain(images, labels, options.out, options.architecture, dataclasses.replace(Recipe(), epochs=options.epochs))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""The stages as functions of a project: settings and a data folder in, artifacts out. Callable without DVC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .config import Settings, load_settings
+from .encoders import Encoder, load_encoder, resolve_device
+from .errors import SettingsError
+from .layout import SPLITS, Layout
+from .methods import OnProgress
+
+__all__ = ["Project", "cache", "distill", "evaluate", "kernels", "open_project", "report"]
+
+
+@dataclass(frozen=True)
+class Project:
+    """Settings and the folder their artifacts lie in."""
+
+    settings: Settings
+    layout: Layout
+
+    def encoder(self, name: str) -> Encoder:
+        """One of the configured encoders, on the configured device."""
+        if name not in self.settings.encoders:
+            raise SettingsError(f"encoder {name!r} is not listed in encoders: {', '.join(self.settings.encoders)}")
+        options = self.settings.options(name)
+        return load_encoder(
+            name,
+            model=options.model,
+            weights=options.weights,
+            image_size=options.image_size,
+            device=resolve_device(self.settings.runtime.device),
+        )
+
+
+def open_project(params: Path | str = "params.yaml", data: Path | str = "data") -> Project:
+    """Read the settings and set the number of CPU threads. Raises ``SettingsError``."""
+    settings = load_settings(params)
+    if settings.runtime.threads:
+        torch.set_num_threads(settings.runtime.threads)
+    # cuBLAS and cuDNN give the same bits for the same input only when asked to
+    torch.backends.cudnn.deterministic = True
+    return Project(settings, Layout(Path(data)))
+
+
+def cache(project: Project, encoder: str) -> None:
+    """Features of every split."""
+    from .features import cache_features
+
+    model = project.encoder(encoder)
+    for split in SPLITS:
+        cache_features(
+            project.layout.index(split),
+            model,
+            project.settings.cache,
+            project.layout.features(encoder, split),
+            project.layout.work,
+            wait=project.settings.runtime.wait_seconds,
+        )
+
+
+def kernels(project: Project, encoder: str) -> None:
+    """Moments, spectrum, full-data probe and central images of one encoder's features."""
+    from .kernels import compute_kernels
+
+    layout = project.layout
+    compute_kernels(
+        layout.features(encoder, "train"),
+        layout.features(encoder, "validation"),
+        project.settings.kernels,
+        layout.kernels(encoder),
+        layout.work,
+        wait=project.settings.runtime.wait_seconds,
+    )
+
+
+def distill(project: Project, encoder: str, method: str, on_progress: OnProgress | None = None) -> None:
+    """One distilled dataset."""
+    from .distill import distill as run
+
+    layout, settings = project.layout, project.settings
+    run(
+        method,
+        index=layout.index("train"),
+        train=layout.features(encoder, "train"),
+        validation=layout.features(encoder, "validation"),
+        kernels=layout.kernels(encoder),
+        encoder=project.encoder(encoder),
+        target=layout.distilled(encoder, method),
+        work_root=layout.work,
+        settings=settings.distill,
+        seed=settings.seed,
+        random_draws=settings.evaluate.random_draws,
+        wait=settings.runtime.wait_seconds,
+        on_progress=on_progress,
+    )
+
+
+def evaluate(project: Project) -> None:
+    """Every distilled dataset, judged with every encoder on the test split."""
+    from .evaluation import evaluate as run
+
+    layout, settings = project.layout, project.settings
+    run(
+        {(e, m): layout.distilled(e, m) for e in settings.encoders for m in settings.methods},
+        {name: project.encoder(name) for name in settings.encoders},
+        {name: {split: layout.features(name, split) for split in SPLITS} for name in settings.encoders},
+        {name: layout.kernels(name) for name in settings.encoders},
+        settings.evaluate,
+        settings.seed,
+        layout.results,
+        layout.work,
+        layout.clocks,
+        wait=settings.runtime.wait_seconds,
+    )
+
+
+def report(project: Project) -> dict[str, Path]:
+    """The result page."""
+    from .report import write_report
+
+    return write_report(project.layout, project.settings)

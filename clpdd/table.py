@@ -1,0 +1,38 @@
+"""The result table as text."""
+
+from __future__ import annotations
+
+import statistics
+
+import pyarrow.parquet as pq
+
+from .errors import ArtifactError
+from .layout import Layout
+
+__all__ = ["result_table"]
+
+
+def result_table(layout: Layout) -> str:
+    """Mean and standard deviation of test top-1 by method and protocol, and where the report is.
+
+    Raises ``ArtifactError`` when there are no results yet.
+    """
+    path = layout.results / "results.parquet"
+    if not path.exists():
+        raise ArtifactError(f"{path} does not exist: run `dvc repro`, or `clpdd evaluate`")
+    groups: dict[tuple[str, ...], list[tuple[float, float]]] = {}
+    for row in pq.read_table(path).to_pylist():
+        keys = ("distil_encoder", "method", "eval_encoder", "protocol", "views")
+        groups.setdefault(tuple(row[key] for key in keys), []).append((row["top1"], row["top5"]))
+    header = ("distilled with", "method", "evaluated with", "protocol", "views", "top-1 %", "top-5 %", "probes")
+    lines: list[tuple[str, ...]] = [header]
+    for key, scores in groups.items():
+        top1, top5 = [s[0] for s in scores], [s[1] for s in scores]
+        spread = f" ± {statistics.stdev(top1):.2f}" if len(top1) > 1 else ""
+        lines.append((*key, f"{statistics.mean(top1):.2f}{spread}", f"{statistics.mean(top5):.2f}", str(len(scores))))
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    text = "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+    page = layout.results / "report.html"
+    return f"{text}\n\nreport: {page.resolve().as_uri()}" if page.exists() else text
