@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from .errors import ClpddError, Preempted, ResourceError
+from .files import explain_os_error, is_memory_error
 
 __all__ = ["main"]
 
@@ -59,9 +60,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ClpddError as error:
         print(f"clpdd {options.command}: {error}", file=sys.stderr)
         return error.exit_code
-    except MemoryError:
-        print(f"clpdd {options.command}: memory ran out: lower the stage's batch sizes in params.yaml", file=sys.stderr)
-        return ResourceError.exit_code
     except KeyboardInterrupt:
         print(
             f"clpdd {options.command}: interrupted; finished work is kept, run the same command to go on",
@@ -71,11 +69,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception as error:
+        told = _refused_by_the_machine(error)
+        if told is None:
+            raise
+        print(f"clpdd {options.command}: {told}", file=sys.stderr)
+        return ResourceError.exit_code
     return 0
 
 
+def _refused_by_the_machine(error: BaseException | None) -> str | None:
+    """What to say when the machine is at fault, wherever in a library the error came from; else ``None``."""
+    while error is not None:  # Zarr and Arrow wrap what the system said
+        if is_memory_error(error):
+            return "memory ran out: lower the stage's batch sizes in params.yaml; finished work is kept"
+        if isinstance(error, OSError) and error.errno:
+            return f"{explain_os_error(error)}{f' ({error.filename})' if error.filename else ''}"
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
-    raise Preempted(f"stopped by {signal.Signals(number).name}; finished work is kept, run the same command to go on")
+    # Not an Exception: one that some library swallows would leave the run going.
+    told = f"stopped by {signal.Signals(number).name}; finished work is kept, run the same command to go on\n"
+    os.write(2, f"clpdd: {told}".encode())
+    raise SystemExit(Preempted.exit_code)
 
 
 # Each command imports what it needs: `clpdd --help` and refusals of bad settings must not wait for torch.

@@ -121,7 +121,7 @@ class AugmentSettings(_Section):
     crop: bool = True
     crop_area: Annotated[list[PositiveReal], Field(min_length=2, max_length=2)] = [0.08, 1.0]
     crop_aspect: Annotated[list[PositiveReal], Field(min_length=2, max_length=2)] = [3 / 4, 4 / 3]
-    noise: Share = 0.5
+    noise: Share = 0.0
     noise_mean: float = 0.5
     noise_std: NonNegativeReal = 0.2
 
@@ -181,6 +181,7 @@ class EvaluateSettings(_Section):
     epochs: Positive = 1000
     learning_rate: PositiveReal = 1e-3
     views: Count = 100
+    augment: AugmentSettings = AugmentSettings()
     ridge: PositiveReal = 1.0
     encoder_batch: Positive = 256
 

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,10 @@ from .errors import ArtifactError, ResourceError
 
 __all__ = [
     "canonical_json",
+    "explain_memory_errors",
+    "explain_os_error",
     "explain_os_errors",
+    "is_memory_error",
     "link_tree",
     "publish",
     "read_json",
@@ -25,12 +29,15 @@ __all__ = [
     "sha256_bytes",
     "sha256_file",
     "sha256_tree",
+    "sweep",
     "sync_folder",
     "write_bytes",
     "write_json",
 ]
 
 _TEMPORARY = ".clpdd-tmp-"
+
+_swept: set[Path] = set()
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full: free some space and run the same command again, finished work is kept",
@@ -40,6 +47,9 @@ _REMEDIES = {
     errno.EPERM: "operation not permitted: make the folder writable or choose another",
     errno.ENOTDIR: "a part of the path is a file, not a folder: move that file away",
     errno.EISDIR: "a folder stands where a file is needed: move that folder away",
+    errno.EFBIG: "the file is larger than the file system or a limit (ulimit -f) allows: choose another folder",
+    errno.ENOMEM: "memory ran out: lower the batch sizes in params.yaml",
+    errno.EIO: "the disk reports an input/output error: check it, or choose another",
     errno.EMFILE: "too many open files: raise the limit (ulimit -n) or lower cache.workers",
 }
 
@@ -54,9 +64,32 @@ def explain_os_errors(action: str, path: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        said = (error.strerror or str(error)).lower()
-        remedy = _REMEDIES.get(error.errno or 0, said)
-        raise ResourceError(f"could not {action} {path}: {remedy}") from error
+        raise ResourceError(f"could not {action} {path}: {explain_os_error(error)}") from error
+
+
+def explain_os_error(error: OSError) -> str:
+    """What happened and what to do about it."""
+    return _REMEDIES.get(error.errno or 0, (error.strerror or str(error)).lower())
+
+
+@contextlib.contextmanager
+def explain_memory_errors(remedy: str) -> Iterator[None]:
+    """Turn exhausted memory, of the machine or of a device, into a ``ResourceError`` that names the ``remedy``."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_memory_error(error):
+            raise
+        said = (str(error).splitlines() or [""])[0].strip() or "no more can be had"
+        raise ResourceError(f"memory ran out ({said}): {remedy}") from error
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Whether ``error`` says that memory ran out. Torch says so of the CPU's in a plain ``RuntimeError``."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    words = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED", "can't start new thread")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -101,6 +134,9 @@ def write_bytes(path: Path | str, data: bytes) -> None:
     temporary = path.parent / f"{_TEMPORARY}{os.getpid()}-{path.name}"
     with explain_os_errors("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.parent not in _swept:
+            _swept.add(path.parent)
+            sweep(path.parent)
         try:
             with open(temporary, "wb") as file:
                 file.write(data)
@@ -143,6 +179,24 @@ def remove(path: Path | str) -> None:
         path.unlink(missing_ok=True)
 
 
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left half-written in ``folder``; temporary files of live ones stay."""
+    for leftover in folder.glob(f"{_TEMPORARY}*"):
+        owner = leftover.name.removeprefix(_TEMPORARY).split("-")[0]
+        if owner.isdigit() and not _alive(int(owner)):
+            remove(leftover)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def link_tree(source: Path, target: Path) -> None:
     """Reproduce ``source`` (file or folder) at ``target`` with hard links, or copies where links are refused."""
 
@@ -167,11 +221,17 @@ def publish(source: Path, target: Path) -> None:
     """
     with explain_os_errors("write", target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in target.parent.glob(f"{_TEMPORARY}*-{target.name}"):
-            remove(leftover)
+        sweep(target.parent)
+        for leftover in target.parent.glob(f"{_TEMPORARY}*"):  # of whatever process: the caller alone publishes here
+            if re.fullmatch(r"\d+-(old-)?" + re.escape(target.name), leftover.name.removeprefix(_TEMPORARY)):
+                remove(leftover)
         temporary = target.parent / f"{_TEMPORARY}{os.getpid()}-{target.name}"
         link_tree(source, temporary)
         if target.is_dir() and not target.is_symlink():
-            shutil.rmtree(target)
-        os.replace(temporary, target)
+            old = target.parent / f"{_TEMPORARY}{os.getpid()}-old-{target.name}"
+            os.replace(target, old)  # a folder cannot be replaced; killed here, the name is free, never half a folder
+            os.replace(temporary, target)
+            remove(old)
+        else:
+            os.replace(temporary, target)
         sync_folder(target.parent)

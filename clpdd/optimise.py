@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from .checkpoint import Checkpoint, load_latest, save_checkpoint
 from .distilled import DistilledSet, grid, png_bytes
-from .errors import NumericalError, Preempted, ResourceError
-from .files import write_bytes
+from .errors import NumericalError, Preempted
+from .files import explain_memory_errors, sha256_bytes, sha256_file, write_bytes
 from .preemption import StopRequest
 from .synthetic import Parameterisation, to_uint8
 
@@ -49,13 +49,11 @@ def optimise(context: Context, problem: Problem) -> DistilledSet:
     """
     loop = _Loop(context, problem)
     loop.restore()
-    try:
+    with explain_memory_errors(
+        f"lower distill.encoder_batch (now {context.settings.encoder_batch}) or distill.augmentations; the last "
+        f"checkpoint is kept"
+    ):
         loop.run()
-    except torch.OutOfMemoryError as error:
-        raise ResourceError(
-            f"memory of {context.encoder.mean.device} ran out at step {loop.step} ({str(error).splitlines()[0]}): "
-            f"lower distill.encoder_batch (now {context.settings.encoder_batch}) or distill.augmentations"
-        ) from error
     return loop.result()
 
 
@@ -67,6 +65,7 @@ class _Loop:
         self.losses: list[float] = []
         self.scores: list[tuple[int, float]] = []
         self.best: tuple[int, float, Tensor] | None = None
+        self.previews: dict[str, str] = {}  # file name -> SHA-256
         self.start = self._start_images()
         self.parameters = Parameterisation(
             len(context.labels),
@@ -169,8 +168,9 @@ class _Loop:
             self.context.on_progress(step, {"loss": self.losses[step - 1], "validation_top1": score})
 
     def _preview(self) -> None:
-        sheet = grid(to_uint8(self.parameters.decode()))
-        write_bytes(self._frames / f"{self.step:09d}.png", png_bytes(sheet))
+        sheet, name = png_bytes(grid(to_uint8(self.parameters.decode()))), f"{self.step:09d}.png"
+        write_bytes(self._frames / name, sheet)
+        self.previews[name] = sha256_bytes(sheet)
 
     @property
     def _frames(self) -> Path:
@@ -185,6 +185,7 @@ class _Loop:
             for name, value in self.optimiser.state.get(level, {}).items():
                 tensors[f"adam.{k}.{name}"] = value
         values: dict[str, Any] = {"levels": len(self.parameters.levels), "losses": self.losses, "scores": self.scores}
+        values["previews"] = self.previews
         if self.best is not None:
             values["best"] = list(self.best[:2])
             tensors["best"] = self.best[2]
@@ -195,6 +196,9 @@ class _Loop:
         if checkpoint is None:
             return
         tensors, values = checkpoint.tensors, checkpoint.values
+        if not self._previews_whole(values["previews"]):
+            return
+        self.previews = values["previews"]
         self.step, self.losses = checkpoint.step, values["losses"]
         self.scores = [(step, score) for step, score in values["scores"]]
         self.parameters.levels = [tensors[f"level.{k}"].to(self.device) for k in range(values["levels"])]
@@ -213,6 +217,15 @@ class _Loop:
         for step, _ in self.scores:
             self._tell(step)
 
+    def _previews_whole(self, previews: dict[str, str]) -> bool:
+        """They become the timelapse, so a damaged one costs a new start rather than a wrong result."""
+        for name, digest in previews.items():
+            path = self._frames / name
+            if not path.is_file() or sha256_file(path) != digest:
+                log.warning("preview %s is missing or was altered: starting again at step 0", path)
+                return False
+        return True
+
     def result(self) -> DistilledSet:
         assert self.best is not None  # the last step always validates
         step, score, images = self.best
@@ -221,7 +234,7 @@ class _Loop:
             "validation_top1": [[at, value] for at, value in self.scores],
         }
         record = self.context.record | {"curves": curves, "kept_step": step, "validation_top1": score}
-        frames = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(self._frames.glob("*.png"))]
+        frames = [np.asarray(Image.open(self._frames / name).convert("RGB")) for name in sorted(self.previews)]
         return DistilledSet(
             images, self.context.labels, self.context.index.class_names, record, start=self.start, frames=frames
         )

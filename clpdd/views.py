@@ -15,7 +15,6 @@ from .seeding import generator
 
 __all__ = ["Stream", "encode_clean", "encode_views", "pick_views"]
 
-_AUGMENT = AugmentSettings().without_noise()
 _AUGMENT_ROWS = 256  # images augmented at once: part of how views are drawn, so a constant and not a setting
 
 
@@ -42,14 +41,16 @@ def encode_views(
     images: Sequence[Tensor],
     streams: Sequence[Stream],
     views: range,
+    settings: AugmentSettings,
     batch: int,
     tick: Callable[[], object] = lambda: None,
 ) -> Tensor:
-    """Features of augmented views: flip and random resized crop, no noise.
+    """Features of augmented views (the field's protocol: flip and random resized crop).
 
     Args:
         images: ``P`` sets of images ``(n, 3, s, s)`` uint8, one for each stream.
         views: numbers of the views. View ``v`` of a stream is the same whichever others are asked for with it.
+        settings: the augmentation.
         batch: images per encoder pass.
         tick: called once a pass; it may raise to stop.
 
@@ -72,7 +73,7 @@ def encode_views(
         for view in views:
             for first in range(0, count, _AUGMENT_ROWS):
                 chosen = stream.generator("view", view, first)
-                waiting.append(augment(pixels[first : first + _AUGMENT_ROWS], encoder.size, _AUGMENT, chosen))
+                waiting.append(augment(pixels[first : first + _AUGMENT_ROWS], encoder.size, settings, chosen))
                 if sum(map(len, waiting)) >= batch:
                     flush()
     flush()

@@ -8,6 +8,7 @@ a run killed between finishing and DVC's recording of it has nothing to do again
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib.metadata
 import logging
@@ -21,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from .errors import ArtifactError, BusyError
+from .errors import ArtifactError, BusyError, ResourceError
 from .files import (
     canonical_json,
     explain_os_errors,
@@ -208,7 +209,9 @@ class WorkFolder:
         Two runs of the same work differ in them, and artifacts must not.
         """
         path = self.path / "clock.json"
-        before = read_json(path) if path.exists() else {"seconds": 0.0, "attempts": 0, "peak_memory_mb": 0.0}
+        before = {"seconds": 0.0, "attempts": 0, "peak_memory_mb": 0.0}
+        with contextlib.suppress(ArtifactError, TypeError, ValueError):  # missing or damaged: counted from here on
+            before |= read_json(path)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 * 1024 if sys.platform == "darwin" else 1024)
         if "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized():
             peak = sys.modules["torch"].cuda.max_memory_allocated() / 2**20
@@ -238,8 +241,12 @@ class WorkFolder:
                 make()
                 self.finish(discard)
             finally:
-                self._read_clock(time.monotonic() - begun)
+                # A reading that cannot be written neither stops the work nor hides the error that did.
+                with contextlib.suppress(ResourceError):
+                    self._read_clock(time.monotonic() - begun)
         else:
+            for name in discard:  # left by a run that was killed while it dropped them
+                remove(self.path / name)
             log.info("%s of %s is already done in %s: published again", self.stage, self.item, self.path)
         self.publish(targets)
         return made

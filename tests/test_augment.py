@@ -13,7 +13,8 @@ from clpdd.config import AugmentSettings
 from clpdd.resample import crop_matrix, resize
 from clpdd.seeding import generator
 
-OFF = AugmentSettings(flip=0.0, crop=False, noise=0.0)
+OFF = AugmentSettings(flip=0.0, crop=False)
+ALL = AugmentSettings(noise=0.5)
 
 
 def images(n: int = 4, size: int = 12) -> torch.Tensor:
@@ -46,15 +47,15 @@ def test_crop_and_flip_equal_grid_sample(extent: float, place: float, flip: bool
 
 def test_the_same_seed_gives_the_same_views_and_another_step_others() -> None:
     x = images()
-    one = augment(x, 8, AugmentSettings(), generator(0, "augment", 7, 0))
-    torch.testing.assert_close(one, augment(x, 8, AugmentSettings(), generator(0, "augment", 7, 0)), rtol=0, atol=0)
-    assert not torch.equal(one, augment(x, 8, AugmentSettings(), generator(0, "augment", 8, 0)))
+    one = augment(x, 8, ALL, generator(0, "augment", 7, 0))
+    torch.testing.assert_close(one, augment(x, 8, ALL, generator(0, "augment", 7, 0)), rtol=0, atol=0)
+    assert not torch.equal(one, augment(x, 8, ALL, generator(0, "augment", 8, 0)))
 
 
 def test_gradient_reaches_every_image_and_equals_finite_differences() -> None:
     x = images(3, 6).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: augment(x, 5, AugmentSettings(), generator(1, "a")), x)
-    augment(x, 5, AugmentSettings(), generator(1, "a")).sum().backward()
+    assert torch.autograd.gradcheck(lambda x: augment(x, 5, ALL, generator(1, "a")), x)
+    augment(x, 5, ALL, generator(1, "a")).sum().backward()
     assert x.grad is not None
     assert bool((x.grad.flatten(1).abs().sum(1) > 0).all())
 

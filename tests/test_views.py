@@ -10,9 +10,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from clpdd.config import AugmentSettings
 from clpdd.encoders import Encoder, load_encoder
 from clpdd.probe import fit_sgd, score
 from clpdd.views import Stream, encode_clean, encode_views, pick_views
+
+CROPS = AugmentSettings(noise=0.0)
 
 STREAMS = [Stream(0, index, draw) for draw in range(2) for index in range(2)]
 
@@ -32,11 +35,13 @@ def pictures(n: int, size: int = 16) -> Tensor:
 def test_a_view_is_the_same_whatever_else_is_encoded_with_it(encoder: Encoder) -> None:
     images = [pictures(3)] * 2
     streams = STREAMS[:2]
-    bank = encode_views(encoder, images, streams, range(4), batch=5)
+    bank = encode_views(encoder, images, streams, range(4), CROPS, batch=5)
     assert bank.shape == (2, 4, 3, encoder.dim)
-    fresh = torch.stack([encode_views(encoder, images, streams, range(v, v + 1), batch=64)[:, 0] for v in range(4)], 1)
+    fresh = torch.stack(
+        [encode_views(encoder, images, streams, range(v, v + 1), CROPS, batch=64)[:, 0] for v in range(4)], 1
+    )
     torch.testing.assert_close(bank, fresh, rtol=1e-4, atol=1e-4)
-    alone = encode_views(encoder, images[:1], streams[1:], range(4), batch=1)
+    alone = encode_views(encoder, images[:1], streams[1:], range(4), CROPS, batch=1)
     torch.testing.assert_close(bank[1:], alone, rtol=1e-4, atol=1e-4)
     distinct = bank.flatten(0, 2)
     assert torch.pdist(distinct).min() > 1e-4
@@ -69,10 +74,10 @@ def test_a_bank_of_views_and_fresh_views_agree_on_easy_data(encoder: Encoder) ->
     test = encode_clean(encoder, real, 64), labels
     streams = [Stream(0, 0), Stream(0, 1)]
     sets, targets = [images] * 2, torch.arange(3).expand(2, 3)
-    bank = encode_views(encoder, sets, streams, range(8), 64)
+    bank = encode_views(encoder, sets, streams, range(8), CROPS, 64)
 
     def fresh(epoch: int) -> Tensor:
-        return encode_views(encoder, sets, streams, range(epoch, epoch + 1), 64)[:, 0]
+        return encode_views(encoder, sets, streams, range(epoch, epoch + 1), CROPS, 64)[:, 0]
 
     for features in (fresh, lambda epoch: pick_views(bank, streams, epoch)):
         probes = fit_sgd(features, targets, 3, streams, epochs=40, learning_rate=0.3)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import ArtifactError
+from ..errors import ArtifactError, ResourceError
 from ..files import read_json, write_json
 from .protocols import Subject, Variant
 
@@ -34,7 +34,9 @@ def measured(file: Path, variant: Variant, subject: Subject) -> Iterator[None]:
             "seconds": before["seconds"] + time.perf_counter() - start + subject.borrowed,
             "peak_memory_mb": max(before["peak_memory_mb"], _peak_mb(device)),
         }
-        write_json(file, record)
+        # A reading that cannot be written neither stops the work nor hides the error that did.
+        with contextlib.suppress(ResourceError):
+            write_json(file, record)
 
 
 def read_record(file: Path) -> dict[str, dict[str, float]]:

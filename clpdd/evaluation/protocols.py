@@ -73,7 +73,10 @@ class Subject:
     def views(self, streams: list[Stream], which: range) -> Tensor:
         """``(P, V, n, d)``: numbered views of the images of every stream's draw."""
         images = [self.images[stream.draw] for stream in streams]
-        return encode_views(self.bench.encoder, images, streams, which, self.settings.encoder_batch, tick=self.tick)
+        settings = self.settings
+        return encode_views(
+            self.bench.encoder, images, streams, which, settings.augment, settings.encoder_batch, tick=self.tick
+        )
 
     def bank(self, streams: list[Stream]) -> Tensor:
         """The first ``settings.views`` views; the last bank asked for is kept."""

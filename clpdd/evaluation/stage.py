@@ -17,7 +17,7 @@ from ..distilled import DistilledSet
 from ..encoders import Encoder
 from ..errors import ArtifactError, DataError, Preempted, SettingsError
 from ..features import FeatureStore
-from ..files import read_json, sha256_bytes, sha256_tree, write_bytes, write_json
+from ..files import explain_memory_errors, read_json, sha256_bytes, sha256_tree, write_bytes, write_json
 from ..kernels import Kernels
 from ..preemption import StopRequest
 from ..provenance import code_digest
@@ -225,7 +225,8 @@ def _work_through(jobs: list[_Job], root: Path, wait: float) -> list[Result]:
                     piece = _read_piece(file)
                     if piece is None:
                         subject = subject or Subject(job.data, job.bench, job.settings, job.seed, tick)
-                        with measured(work.path / _CLOCKS, variant, subject):
+                        lower = f"lower evaluate.encoder_batch (now {job.settings.encoder_batch}) or evaluate.views"
+                        with measured(work.path / _CLOCKS, variant, subject), explain_memory_errors(lower):
                             piece = run(subject, variant)
                         _write_piece(file, piece)
                     results.append(job.result(variant, piece, work.digest))

@@ -25,8 +25,16 @@ from zarr.codecs import Crc32cCodec
 from ..datasets import Index
 from ..decoding import Batch, Preprocess, decode_batches
 from ..encoders import Encoder, encode
-from ..errors import ArtifactError, DataError, NumericalError, ResourceError
-from ..files import explain_os_errors, read_json, remove, sha256_file, sync_folder, write_json
+from ..errors import ArtifactError, DataError, NumericalError
+from ..files import (
+    explain_memory_errors,
+    explain_os_errors,
+    read_json,
+    remove,
+    sha256_file,
+    sync_folder,
+    write_json,
+)
 from ..provenance import code_digest
 from ..work import WorkFolder, fingerprint
 from .store import FORMAT, GROUP, FeatureStore, content_digest, seal
@@ -234,13 +242,9 @@ class _Job:
             self.measured(count, time.monotonic() - began)
 
     def _features(self, pixels: NDArray[np.uint8], first: int) -> NDArray[Any]:
-        try:
-            with torch.inference_mode():
-                wide = encode(self.encoder, torch.from_numpy(pixels), batch=len(pixels)).cpu().numpy()
-        except torch.OutOfMemoryError as error:
-            raise ResourceError(
-                f"the device has too little memory for {len(pixels)} images: lower cache.batch_size"
-            ) from error
+        lower = f"lower cache.batch_size (now {self.settings.batch_size}); finished shards are kept"
+        with torch.inference_mode(), explain_memory_errors(lower):
+            wide = encode(self.encoder, torch.from_numpy(pixels), batch=len(pixels)).cpu().numpy()
         with np.errstate(over="ignore"):
             features = wide.astype(self.dtype)
         unusable = ~np.isfinite(features).all(axis=1)

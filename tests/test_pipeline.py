@@ -1,0 +1,213 @@
+"""The pipeline as its users run it: a real `dvc repro` in a fresh copy of the project."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from PIL import Image
+
+from clpdd.provenance import code_files
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+
+SMALL = {
+    "dataset.max_per_class.train": 20,
+    "distill.steps": 30,
+    "distill.validate_every": 10,
+    "distill.preview_every": 10,
+    "evaluate.seeds": 2,
+    "evaluate.views": 8,
+    "evaluate.epochs": 100,
+    "evaluate.random_draws": 2,
+}
+
+
+def run(folder: Path, *command: str, check: bool = True) -> str:
+    """A command in the copy, with the copy's own code; its output, both streams."""
+    environment = os.environ | {
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(folder),
+        "DVC_NO_ANALYTICS": "1",
+        "GIT_AUTHOR_NAME": "t",
+        "GIT_AUTHOR_EMAIL": "t@example.org",
+        "GIT_COMMITTER_NAME": "t",
+        "GIT_COMMITTER_EMAIL": "t@example.org",
+    }
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=500
+    )
+    output = done.stdout + done.stderr
+    assert not check or done.returncode == 0, f"{' '.join(command)} left with {done.returncode}:\n{output}"
+    return output
+
+
+def copy_project(folder: Path, settings: dict[str, object]) -> Path:
+    """The project's files (committed or not, nothing ignored) in a git repository of their own."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    (folder / "dvc.lock").unlink(missing_ok=True)
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    for key, value in settings.items():
+        *path, last = key.split(".")
+        section = params
+        for part in path:
+            section = section[part]
+        section[last] = value
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    run(folder, "git", "init", "-q")
+    run(folder, "git", "add", "-A")
+    run(folder, "git", "commit", "-q", "-m", "copy")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy in which `dvc repro` has run once."""
+    folder = copy_project(tmp_path_factory.mktemp("clone"), SMALL)
+    run(folder, "dvc", "repro")
+    return folder
+
+
+def stages_run(output: str) -> list[str]:
+    return re.findall(r"Running stage '([^']+)'", output)
+
+
+@pytest.mark.slow
+def test_everything_promised_is_there(project: Path) -> None:
+    data = project / "data"
+    rows = pq.read_table(data / "results" / "results.parquet").to_pylist()
+    assert {row["method"] for row in rows} == {"clp", "random", "centroid", "full"}
+    assert {row["protocol"] for row in rows} == {"sgd", "closed_form", "logistic"}
+    columns = {"dataset", "method", "distil_encoder", "eval_encoder", "protocol", "ipc", "seed", "top1", "top5"}
+    columns |= {"worst_group", "fingerprint"}
+    assert columns <= set(rows[0])
+    timed = pq.read_table(data / "results" / "results-timed.parquet")
+    assert columns | {"seconds", "peak_memory_mb"} <= set(timed.column_names)
+    assert all(0 <= row["top1"] <= row["top5"] <= 100 for row in rows)
+    assert "<html" in (data / "results" / "report.html").read_text()
+    distilled = data / "distilled" / "clpdd_resnet14" / "clp"
+    assert np.asarray(Image.open(distilled / "preview.png")).std() > 10
+    with Image.open(distilled / "timelapse.gif") as film:
+        assert getattr(film, "n_frames", 1) >= 2
+    assert len(list((distilled / "images").glob("*/*.png"))) == 10
+
+
+@pytest.mark.slow
+def test_dvc_reads_the_metrics_and_draws_the_curves(project: Path) -> None:
+    metrics = json.loads(run(project, "dvc", "metrics", "show", "--json").splitlines()[-1])
+    text = json.dumps(metrics)
+    assert "clp" in text
+    assert "share_of_full" in text
+    plots = run(project, "dvc", "plots", "show", "--json")
+    assert "validation_top1" in plots
+    assert '"errors"' not in plots
+
+
+@pytest.mark.slow
+def test_the_table_is_printed(project: Path) -> None:
+    table = run(project, "clpdd", "results")
+    assert re.search(r"clpdd_resnet14 +clp +clpdd_resnet14 +sgd +bank-8 +\d+\.\d+ ± ", table)
+    assert "report: file://" in table
+
+
+@pytest.mark.slow
+def test_a_second_run_has_nothing_to_do_and_the_tree_stays_clean(project: Path) -> None:
+    output = run(project, "dvc", "repro")
+    assert stages_run(output) == []
+    assert "up to date" in output
+    assert run(project, "git", "status", "--porcelain").split() == ["??", "dvc.lock"]
+
+
+@pytest.mark.slow
+def test_two_fresh_copies_end_in_the_same_lock_file_and_a_temperature_reruns_what_follows(
+    project: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    run(tmp_path, "git", "clone", "-q", str(project), str(other))
+    run(other, "dvc", "repro")
+    assert (other / "dvc.lock").read_text() == (project / "dvc.lock").read_text()
+    run(other, "git", "add", "-A")
+    run(other, "git", "commit", "-q", "-m", "ran")
+    output = run(other, "dvc", "exp", "run", "-S", "distill.temperature=0.5")
+    ran = {stage.split("@")[0] for stage in stages_run(output)}
+    assert ran == {"distill", "evaluate", "report"}
+
+
+def test_stages_list_exactly_the_code_that_decides_them() -> None:
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    entry = {
+        "index": "clpdd.datasets",
+        "cache": "clpdd.features",
+        "kernels": "clpdd.kernels",
+        "distill": "clpdd.distill",
+        "evaluate": "clpdd.evaluation",
+        "report": "clpdd.report",
+    }
+    assert stages.keys() == entry.keys()
+    for stage, module in entry.items():
+        listed = {dep for dep in stages[stage]["deps"] if dep.endswith(".py")}
+        assert listed == {f"clpdd/{name}" for name in code_files(module)}, stage
+
+
+def test_no_tuning_stage_depends_on_the_test_split() -> None:
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    for stage in ("kernels", "distill"):
+        inputs = [dep for dep in stages[stage]["deps"] if dep.startswith("data/")]
+        assert inputs
+        assert all(Path(dep).stem in {"train", "validation", "${item.encoder}"} for dep in inputs)
+
+
+@pytest.mark.parametrize("command", [["index"], ["cache", "--encoder", "clpdd_resnet14"], ["evaluate"]])
+def test_a_wrong_setting_stops_every_command_before_work(tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "params.yaml").write_text("distill: {temprature: 1.0}\n")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "clpdd.cli", *command],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "did you mean temperature?" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["params.yaml"]
+
+
+@pytest.mark.slow
+def test_the_code_in_the_readme_runs(tmp_path: Path) -> None:
+    blocks = re.findall(r"<!-- test: python -->\n```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        done = subprocess.run(
+            [sys.executable, "-c", block],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "torch.Size([10, 3, 64, 64])" in done.stdout
+        assert "centroid" in done.stdout
