@@ -56,16 +56,20 @@ class Preprocess:
         resize: shorter side in pixels after resizing.
         crop: side of the square that is kept, in pixels.
         interpolation: nearest | bilinear | bicubic | lanczos; anything else means bicubic.
+        squash: bring both sides to ``resize``, whatever the proportions were.
     """
 
     resize: int
     crop: int
     interpolation: str
+    squash: bool = False
 
     def __call__(self, image: Image.Image) -> Pixels:
         """RGB image -> ``(3, crop, crop)`` uint8. Raises ``DataError`` when it is too elongated to be resized."""
         width, height = image.size
         long = int(self.resize * max(width, height) / min(width, height))
+        if self.squash:
+            long = self.resize
         if self.resize * long > _MAX_RESIZED:
             raise DataError(
                 f"is {width} x {height} pixels, too elongated to bring its shorter side to {self.resize} pixels: "

@@ -113,7 +113,12 @@ def _open_inputs(
             raise ArtifactError(
                 f"{path} was made with another encoder than {encoder.name}: run cache and kernels again"
             )
-    if opened[0].ids != opened[1].ids:
+    for store, split in ((opened[1], "train"), (opened[2], "validation")):
+        if store.split != split:
+            raise ArtifactError(f"{store.path} holds the split {store.split!r} where {split!r} is needed")
+        if opened[3].digests[split] != store.digest:
+            raise ArtifactError(f"{kernels} was made from other features than {store.path}: run kernels again")
+    if opened[0].split != "train" or opened[1].index != opened[0].digest:
         raise ArtifactError(f"{train} does not hold the images of {index}: run cache again")
     return opened
 

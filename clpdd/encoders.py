@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,10 @@ from torchvision import transforms as tv
 
 from . import models  # noqa: F401  (registers our architectures with timm)
 from .errors import ArtifactError, ResourceError, SettingsError
-from .files import sha256_bytes
+from .files import explain_memory_errors, sha256_bytes
 from .resample import resize
 
 __all__ = ["Encoder", "encode", "load_encoder", "resolve_device"]
-
-
-_HEADS = ("fc.", "head.", "classifier.", "head_dist.")
 
 
 class Encoder(nn.Module):
@@ -35,7 +34,7 @@ class Encoder(nn.Module):
         name: the name it was asked for by.
         dim: number of features ``d``.
         size: side of the input in pixels.
-        digest: SHA-256 over the weights' names, shapes and bytes.
+        digest: SHA-256 over the architecture and the weights' names, shapes and bytes.
     """
 
     def __init__(self, name: str, model: nn.Module, size: int) -> None:
@@ -44,33 +43,48 @@ class Encoder(nn.Module):
         self.name = name
         self.model = model.eval().requires_grad_(False)
         self.size = size
-        self.dim = int(model.num_features)  # type: ignore[arg-type]
+        self.dim = 0
         self.crop_fraction = float(config["crop_pct"])
         self.interpolation = str(config["interpolation"])
+        self.squash = config["crop_mode"] == "squash"
         self.register_buffer("mean", torch.tensor(config["mean"]).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config["std"]).view(1, -1, 1, 1), persistent=False)
         self.digest = _weights_digest(model)
+        self.dim = self._probe_dim()
 
     mean: Tensor
     std: Tensor
+
+    @torch.no_grad()
+    def _probe_dim(self) -> int:
+        """One forward of a grey image: what a model's own ``num_features`` says is not always what comes out."""
+        found = self.forward(torch.full((1, 3, self.size, self.size), 0.5))
+        if found.ndim != 2:
+            raise ValueError(f"it gives {tuple(found.shape)} instead of one vector per image")
+        return int(found.shape[1])
 
     def forward(self, images: Tensor) -> Tensor:
         """Features ``(b, dim)`` of images ``(b, 3, h, w)`` in [0, 1]."""
         normalised = (resize(images, self.size) - self.mean) / self.std
         if normalised.device.type == "cpu":
             normalised = normalised.contiguous(memory_format=torch.channels_last)
-        features = self.model(normalised)
+        features: Tensor = self.model(normalised)
         return features.float()
 
     @property
+    def resized(self) -> int:
+        """Shorter side in pixels before the crop (of models that squash, both sides)."""
+        return math.floor(self.size / self.crop_fraction)
+
+    @property
     def transform(self) -> tv.Compose:
-        """PIL image -> ``(3, size, size)`` uint8: resize and centre crop as the model's ``pretrained_cfg`` says.
+        """PIL image -> ``(3, size, size)`` uint8: resize and centre crop as timm does by the model's configuration.
 
         It holds no reference to the model, so that decoding processes can receive it cheaply.
         """
         mode = tv.InterpolationMode(self.interpolation if self.interpolation != "random" else "bicubic")
         steps = [
-            tv.Resize(round(self.size / self.crop_fraction), interpolation=mode),
+            tv.Resize((self.resized, self.resized) if self.squash else self.resized, interpolation=mode),
             tv.CenterCrop(self.size),
             tv.PILToTensor(),
         ]
@@ -84,6 +98,7 @@ class Encoder(nn.Module):
             "dim": self.dim,
             "size": self.size,
             "crop_fraction": self.crop_fraction,
+            "squash": self.squash,
             "interpolation": self.interpolation,
             "mean": self.mean.flatten().tolist(),
             "std": self.std.flatten().tolist(),
@@ -91,7 +106,8 @@ class Encoder(nn.Module):
 
 
 def _weights_digest(model: nn.Module) -> str:
-    parts = []
+    # The printed model tells apart architectures that share their weights' names and shapes.
+    parts = [repr(model).encode()]
     for key, value in sorted(model.state_dict().items()):
         raw = value.detach().cpu().contiguous()
         parts.append(
@@ -148,10 +164,17 @@ def load_encoder(
     except (OSError, RuntimeError, ValueError, TypeError, AssertionError) as error:
         raise _explain_build(architecture, image_size, error) from error
     if weights is not None:
-        load_weights(built, weights)
+        load_weights(built, Path(weights).expanduser())
     built = built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     chosen = device if isinstance(device, torch.device) else resolve_device(device)
-    return Encoder(name, built, size or _native_size(built)).to(chosen)
+    try:
+        with explain_memory_errors(f"choose a smaller encoder than {name}, or a lower image_size"):
+            return Encoder(name, built, size or _native_size(built)).to(chosen)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SettingsError(
+            f"encoder {name!r} ({architecture}) cannot be used at image size {size or _native_size(built)}: {said}"
+        ) from error
 
 
 def _native_size(model: nn.Module) -> int:
@@ -191,6 +214,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
             f"{path} is not a safetensors file ({error}). Pickled checkpoints (.pt, .pth, .bin) are refused, because "
             f"loading one can run code: convert it with safetensors.torch.save_file first"
         ) from error
+    state = _converted(model, state, path)
     own = model.state_dict()
     heads = {
         prefix for prefix in ("fc.", "head.", "classifier.", "head_dist.") if not any(k.startswith(prefix) for k in own)
@@ -208,6 +232,20 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
             f"{_count('of another shape', wrong)}. Is it the right architecture?"
         )
     model.load_state_dict(state)
+
+
+def _converted(model: nn.Module, state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """``state`` through the model's own conversion, as timm loads it: position embeddings of other image sizes."""
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return state
+    try:
+        converted: dict[str, Tensor] = convert(dict(state), model)
+    except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"{path} does not fit the model ({type(error).__name__}: {error}). Is it the right architecture?"
+        ) from error
+    return converted
 
 
 def _count(what: str, keys: list[str]) -> str:

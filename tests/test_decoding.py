@@ -110,7 +110,7 @@ def test_preprocessing_is_the_encoders_own(shape: tuple[int, int], interpolation
     encoder = Encoder("tiny", timm.create_model("test_resnet", num_classes=0), 48)
     encoder.crop_fraction, encoder.interpolation = crop_fraction, interpolation
     expected = encoder.transform(Image.fromarray(pixels)).numpy()
-    got = Preprocess(round(48 / crop_fraction), 48, interpolation)(Image.fromarray(pixels))
+    got = Preprocess(encoder.resized, 48, interpolation)(Image.fromarray(pixels))
     np.testing.assert_array_equal(got, expected)
 
 

@@ -244,6 +244,32 @@ def test_features_of_another_encoder_are_refused(world: World, tmp_path: Path) -
         distill("clp", **inputs, settings=DistillSettings(**QUICK))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("wrong", ["test as validation", "kernels of other features", "another index"])
+def test_inputs_that_do_not_belong_together_are_refused(world: World, tmp_path: Path, wrong: str) -> None:
+    """Above all, no path leads features of the test split into a distillation."""
+    from clpdd.config import DatasetSettings, KernelSettings, SplitLimits
+    from clpdd.datasets import build_index
+    from clpdd.kernels import compute_kernels
+
+    layout, name = world.layout, world.encoder.name
+    inputs = world.inputs(tmp_path)
+    if wrong == "test as validation":
+        inputs["validation"] = layout.features(name, "test")
+    elif wrong == "another index":
+        build_index(DatasetSettings(max_per_class=SplitLimits(train=12)), 1, tmp_path / "index")
+        inputs["index"] = tmp_path / "index" / "train.parquet"
+    else:
+        other = KernelSettings(nearest=3)
+        stores = layout.features(name, "train"), layout.features(name, "validation")
+        compute_kernels(*stores, other, tmp_path / "kernels", tmp_path / "work")
+        record = json.loads((tmp_path / "kernels" / "kernels.json").read_text())
+        text = json.dumps(record).replace(record["digests"]["validation"], "0" * 64)
+        (tmp_path / "kernels" / "kernels.json").write_text(text)
+        inputs["kernels"] = tmp_path / "kernels"
+    with pytest.raises(ArtifactError):
+        distill("clp", **inputs, settings=DistillSettings(**QUICK))  # type: ignore[arg-type]
+
+
 def test_a_second_run_of_the_same_work_is_told_so(world: World, tmp_path: Path) -> None:
     process = in_a_process(world, tmp_path, steps=5000)
     assert process.stdout is not None

@@ -210,7 +210,7 @@ class _Job:
 
     def _encode(self, array: zarr.Array[Any], names: list[str], todo: list[int]) -> None:
         encoder, total = self.encoder, len(self.index)
-        preprocess = Preprocess(round(encoder.size / encoder.crop_fraction), encoder.size, encoder.interpolation)
+        preprocess = Preprocess(encoder.resized, encoder.size, encoder.interpolation, encoder.squash)
         batches = [batch for shard in todo for batch in self._batches(shard)]
         count = sum(stop - start for start, stop in batches)
         began = time.monotonic()

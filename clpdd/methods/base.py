@@ -59,9 +59,13 @@ class Context:
 class Method(Protocol):
     """A way to make a distilled dataset."""
 
-    name: str
-    settings_used: tuple[str, ...] | None
-    """Fields of ``DistillSettings`` that decide the result; ``None`` means all."""
+    @property
+    def name(self) -> str:
+        """What ``methods`` in the settings calls it."""
+
+    @property
+    def settings_used(self) -> tuple[str, ...] | None:
+        """Fields of ``DistillSettings`` that decide the result; ``None`` means all."""
 
     def __call__(self, context: Context) -> DistilledSet: ...
 

@@ -47,9 +47,9 @@ class ClosedFormProbe:
             loss = self.loss(self.encoder(views), step)
             (gradient,) = torch.autograd.grad(loss, images)
             return loss.item(), gradient
-        loss, view_gradient = self._two_passes(views.detach(), step)
+        value, view_gradient = self._two_passes(views.detach(), step)
         (gradient,) = torch.autograd.grad(views, images, view_gradient)
-        return loss, gradient
+        return value, gradient
 
     def _two_passes(self, views: Tensor, step: int) -> tuple[float, Tensor]:
         """The same gradient in memory that does not grow with the number of views.

@@ -1,0 +1,217 @@
+"""Any timm model as a frozen encoder: timm's own transforms and weights, and refusals of everything else."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from timm.data import create_transform, resolve_data_config
+from torchvision import transforms as tv
+
+from clpdd.decoding import Preprocess
+from clpdd.encoders import Encoder, encode, load_encoder, load_weights
+from clpdd.errors import ArtifactError, ResourceError, SettingsError
+from clpdd.models import default_cfgs
+
+
+def picture(width: int, height: int) -> Image.Image:
+    noise = np.random.default_rng(width).integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def vit_weights(path: Path, image_size: int = 224) -> dict[str, torch.Tensor]:
+    """Weights of a random tiny ViT with its classifier, saved as safetensors."""
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", img_size=image_size)
+    state = {key: value.contiguous() for key, value in model.state_dict().items()}
+    save_file(state, path)
+    return state
+
+
+# -- names and weights that cannot be had ------------------------------------------------------------------------------
+
+
+def test_an_unknown_model_lists_near_names() -> None:
+    with pytest.raises(SettingsError, match=r"no model named 'vit_base_patch14_dinov22'; near names: .*dinov2"):
+        load_encoder("vit_base_patch14_dinov22", device="cpu")
+    with pytest.raises(SettingsError, match=r"clpdd_resnet14"):
+        load_encoder("clpdd_resnet15", device="cpu")
+
+
+def test_weights_that_cannot_be_downloaded_say_how_to_bring_a_file(tmp_path: Path) -> None:
+    """In a process of its own, since the hub reads its settings when it is imported."""
+    script = """
+import sys
+from clpdd.encoders import load_encoder
+from clpdd.errors import ArtifactError
+try:
+    load_encoder("vit_small_patch14_dinov2.lvd142m", device="cpu")
+except ArtifactError as error:
+    print(error)
+"""
+    offline = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "TORCH_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], env=offline, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "pre-trained weights of 'vit_small_patch14_dinov2.lvd142m' cannot be had" in done.stdout
+    assert "encoder_options: {vit_small_patch14_dinov2.lvd142m: {weights: path/to/file.safetensors}}" in done.stdout
+
+
+def test_a_device_that_is_absent_is_a_resource_error() -> None:
+    with pytest.raises(ResourceError, match="CUDA devices"):
+        load_encoder("clpdd_resnet14", device="cuda:99")
+
+
+# -- weights files -----------------------------------------------------------------------------------------------------
+
+
+class _Payload:
+    """Unpickling it creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth", "weights.bin"])
+def test_a_pickle_is_refused_and_never_executed(tmp_path: Path, name: str) -> None:
+    proof, plain, torch_file = tmp_path / "executed", tmp_path / name, tmp_path / f"torch-{name}"
+    plain.write_bytes(pickle.dumps({"conv1.0.weight": _Payload(proof)}))
+    torch.save({"conv1.0.weight": _Payload(proof)}, torch_file)
+    for file in (plain, torch_file):
+        with pytest.raises(ArtifactError, match=r"is not a safetensors file .*Pickled checkpoints .* are refused"):
+            load_encoder("clpdd_resnet14", weights=file, device="cpu")
+    assert not proof.exists()
+    pickle.loads(plain.read_bytes())  # noqa: S301  (the payload works, so the refusal is what kept it from running)
+    assert proof.exists()
+
+
+def test_missing_unexpected_and_misshapen_keys_are_named(tmp_path: Path) -> None:
+    model = timm.create_model("clpdd_resnet14", pretrained=True, num_classes=0)
+    state = {key: value.contiguous() for key, value in model.state_dict().items()}
+    for change, expected in (
+        ({"conv1.0.weight": None}, r"1 missing \(conv1\.0\.weight\), 0 unexpected, 0 of another shape"),
+        ({"extra": torch.zeros(1)}, r"0 missing, 1 unexpected \(extra\), 0 of another shape"),
+        ({"bn1.weight": torch.zeros(7)}, r"1 of another shape \(bn1\.weight \(7,\) instead of \(32,\)\)"),
+    ):
+        changed = {key: value for key, value in (state | change).items() if value is not None}
+        save_file(changed, tmp_path / "changed.safetensors")
+        with pytest.raises(ArtifactError, match=expected):
+            load_encoder("clpdd_resnet14", weights=tmp_path / "changed.safetensors", device="cpu")
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "text", "folder", "absent"])
+def test_damaged_weights_are_an_artifact_error(tmp_path: Path, damage: str) -> None:
+    file = tmp_path / "weights.safetensors"
+    vit_weights(file)
+    data = file.read_bytes()
+    file.unlink()
+    if damage == "folder":
+        file.mkdir()
+    elif damage != "absent":
+        file.write_bytes({"empty": b"", "cut": data[: len(data) // 2], "text": b"not weights"}[damage])
+    with pytest.raises(ArtifactError, match=r"weights\.safetensors"):
+        load_encoder("vit_tiny_patch16_224", weights=file, device="cpu")
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
+    vit_weights(tmp_path / "vit.safetensors")
+    for name in ("clpdd_resnet14", "vit_small_patch16_224", "swin_tiny_patch4_window7_224"):
+        with pytest.raises(ArtifactError, match="does not fit the model"):
+            load_encoder(name, weights=tmp_path / "vit.safetensors", device="cpu")
+
+
+# -- models ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_shipped_model_is_a_timm_model_with_weights() -> None:
+    model = timm.create_model("clpdd_resnet14", pretrained=True).eval()
+    assert model.num_classes == 100
+    again = timm.create_model("clpdd_resnet14.tin100", pretrained=True, num_classes=0)
+    for key, value in again.state_dict().items():
+        assert torch.equal(value, model.state_dict()[key])
+    file = Path(str(default_cfgs["clpdd_resnet14"].default.file))
+    assert set(load_file(file)) == set(model.state_dict())
+    assert "clpdd_resnet14" in timm.list_models("clpdd*")
+
+
+def test_weights_from_a_file_are_those_of_the_name(tmp_path: Path, encoder: Encoder) -> None:
+    """The same file given by path, classifier and all, makes the same encoder."""
+    file = str(default_cfgs["clpdd_resnet14"].default.file)
+    loaded = load_encoder("mine", model="clpdd_resnet14", weights=file, device="cpu")
+    assert loaded.digest == encoder.digest
+
+
+@pytest.mark.parametrize("size", [(64, 64), (100, 80), (50, 130), (333, 65)])
+@pytest.mark.parametrize("name", ["clpdd_resnet14", "resnet10t", "vit_tiny_patch16_224", "vit_base_patch16_siglip_224"])
+def test_the_transform_is_timms(tmp_path: Path, name: str, size: tuple[int, int]) -> None:
+    small: dict[str, Any] = {"depth": 1} if "base" in name else {}
+    model = timm.create_model(name, pretrained=False, num_classes=0, **small)
+    made = Encoder(name, model, resolve_data_config({}, model=model)["input_size"][-1])
+    theirs = create_transform(**resolve_data_config({}, model=model), is_training=False)
+    tensor = next(i for i, step in enumerate(theirs.transforms) if "ToTensor" in type(step).__name__)
+    until = tv.Compose([*theirs.transforms[:tensor], tv.PILToTensor()])
+    image = picture(*size)
+    assert torch.equal(made.transform(image), until(image))
+    preprocess = Preprocess(made.resized, made.size, made.interpolation, made.squash)  # what decoding processes do
+    assert np.array_equal(preprocess(image), until(image).numpy())
+    ours = encode(made, made.transform(image)[None])
+    with torch.no_grad():
+        torch.testing.assert_close(ours, model.eval()(theirs(image)[None]), rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_reach_the_pixels_and_no_parameter(encoder: Encoder) -> None:
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    encoder(images).square().sum().backward()  # type: ignore[no-untyped-call]
+    assert images.grad is not None
+    assert bool((images.grad.abs().sum((1, 2, 3)) > 0).all())
+    assert not any(p.requires_grad or p.grad is not None for p in encoder.parameters())
+    assert not encoder.model.training
+
+
+def test_local_vit_weights_at_another_image_size(tmp_path: Path) -> None:
+    """Position embeddings are resized as timm resizes them when it loads the same file itself."""
+    state = vit_weights(tmp_path / "vit.safetensors")
+    small = load_encoder(
+        "vit", model="vit_tiny_patch16_224", weights=tmp_path / "vit.safetensors", image_size=96, device="cpu"
+    )
+    assert (small.size, small.dim) == (96, 192)
+    own = small.model.state_dict()
+    assert state["pos_embed"].shape == (1, 197, 192)
+    assert own["pos_embed"].shape == (1, 37, 192)
+    overlay = {"file": str(tmp_path / "vit.safetensors"), "custom_load": False}
+    theirs = timm.create_model(
+        "vit_tiny_patch16_224", pretrained=True, num_classes=0, img_size=96, pretrained_cfg_overlay=overlay
+    ).eval()
+    torch.testing.assert_close(own["pos_embed"], theirs.state_dict()["pos_embed"])
+    images = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    features = encode(small, images)
+    assert features.shape == (2, 192)
+    assert bool(torch.isfinite(features).all())
+    normalised = (images - small.mean) / small.std
+    with torch.no_grad():
+        torch.testing.assert_close(features, theirs(normalised), rtol=1e-4, atol=1e-5)
+
+
+def test_an_image_size_the_model_refuses_is_a_setting(tmp_path: Path) -> None:
+    vit_weights(tmp_path / "vit.safetensors")
+    with pytest.raises(SettingsError, match="image_size"):
+        load_encoder("vit_tiny_patch16_224", weights=tmp_path / "vit.safetensors", image_size=4, device="cpu")
+
+
+def test_load_weights_keeps_the_classifier_of_a_model_that_has_one(tmp_path: Path) -> None:
+    state = vit_weights(tmp_path / "vit.safetensors")
+    model = timm.create_model("vit_tiny_patch16_224")
+    load_weights(model, tmp_path / "vit.safetensors")
+    assert torch.equal(model.state_dict()["head.weight"], state["head.weight"])
