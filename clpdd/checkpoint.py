@@ -43,7 +43,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     write_bytes(folder / f"{stem}.safetensors", tensors)
     values = {"step": checkpoint.step, "tensors": sha256_bytes(tensors), "values": checkpoint.values}
     write_json(folder / f"{stem}.json", {**values, "sha256": _seal(values)})
-    for old in _steps(folder)[:-_KEPT]:
+    # Of steps beyond this one only damaged or abandoned checkpoints can be left: they must not outlive newer ones.
+    steps = _steps(folder)
+    kept = [step for step in steps if step <= checkpoint.step][-_KEPT:]
+    for old in set(steps) - set(kept):
         (folder / f"step-{old:09d}.json").unlink(missing_ok=True)
         (folder / f"step-{old:09d}.safetensors").unlink(missing_ok=True)
 

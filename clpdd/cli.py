@@ -52,7 +52,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code (see ``clpdd.errors``; 130 after Ctrl-C)."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("clpdd").setLevel(logging.INFO)
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, _stop)
     try:
@@ -100,12 +101,9 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _index(options: argparse.Namespace) -> None:
-    from .config import load_settings
-    from .datasets import build_index
-    from .layout import Layout
+    from . import stages
 
-    settings = load_settings(options.params)
-    build_index(settings.dataset, settings.seed, Layout(options.data).index("train").parent)
+    stages.index(stages.open_project(options.params, options.data))
 
 
 def _cache(options: argparse.Namespace) -> None:
@@ -143,10 +141,13 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _results(options: argparse.Namespace) -> None:
-    from .layout import Layout
+    from . import stages
     from .table import result_table
 
-    print(result_table(Layout(options.data)))
+    project = stages.open_project(options.params, options.data)
+    if not stages.page_is_current(project):  # DVC brought results back from its cache, but keeps no page
+        stages.report(project)
+    print(result_table(project.layout))
 
 
 def _pretrain(options: argparse.Namespace) -> None:

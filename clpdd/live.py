@@ -29,11 +29,25 @@ def live_log(folder: Path) -> Iterator[OnProgress | None]:
         yield None
         return
 
-    def note(step: int, readings: dict[str, float]) -> None:
-        live.step = step
-        for name, value in readings.items():
-            live.log_metric(name, value)
-        live.make_summary()
+    broken = False
 
-    with live:
+    def note(step: int, readings: dict[str, float]) -> None:
+        nonlocal broken
+        if broken:
+            return
+        try:
+            live.step = step
+            for name, value in readings.items():
+                live.log_metric(name, value)
+            live.make_summary()
+        except Exception as error:
+            log.warning("the live log stops here: %s", error)
+            broken = True
+
+    try:
         yield note
+    finally:
+        try:
+            live.end()
+        except Exception as error:
+            log.warning("the live log was not closed: %s", error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import torch
 from .config import Settings, load_settings
 from .encoders import Encoder, load_encoder, resolve_device
 from .errors import SettingsError
+from .files import read_json, sha256_file, write_json
 from .layout import SPLITS, Layout
 from .methods import OnProgress
+from .work import exclusive, peak_memory_mb
 
-__all__ = ["Project", "cache", "distill", "evaluate", "kernels", "open_project", "report"]
+__all__ = ["Project", "cache", "distill", "evaluate", "index", "kernels", "open_project", "page_is_current", "report"]
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,24 @@ def open_project(params: Path | str = "params.yaml", data: Path | str = "data") 
     return Project(settings, Layout(Path(data)))
 
 
+def index(project: Project) -> None:
+    """Labelled images to a Parquet index of each split."""
+    from .datasets import build_index
+
+    layout, settings = project.layout, project.settings
+    with exclusive(layout.work, "index", settings.runtime.wait_seconds):
+        begun = time.monotonic()
+        build_index(settings.dataset, settings.seed, layout.index("train").parent)
+        reading = {"stage": "index", "item": "", "device": "cpu", "seconds": time.monotonic() - begun}
+        write_json(layout.clocks / "index.json", reading | {"peak_memory_mb": peak_memory_mb()})
+
+
 def cache(project: Project, encoder: str) -> None:
     """Features of every split."""
     from .features import cache_features
 
     model = project.encoder(encoder)
+    rates: list[float] = []
     for split in SPLITS:
         cache_features(
             project.layout.index(split),
@@ -60,7 +76,11 @@ def cache(project: Project, encoder: str) -> None:
             project.layout.features(encoder, split),
             project.layout.work,
             wait=project.settings.runtime.wait_seconds,
+            measured=lambda images, seconds: rates.append(images / seconds),
         )
+        clock = project.layout.clocks / f"cache-{encoder}-{split}.json"
+        if rates and clock.exists():
+            write_json(clock, read_json(clock) | {"images_per_second": rates.pop()})
 
 
 def kernels(project: Project, encoder: str) -> None:
@@ -105,22 +125,41 @@ def evaluate(project: Project) -> None:
     from .evaluation import evaluate as run
 
     layout, settings = project.layout, project.settings
-    run(
-        {(e, m): layout.distilled(e, m) for e in settings.encoders for m in settings.methods},
-        {name: project.encoder(name) for name in settings.encoders},
-        {name: {split: layout.features(name, split) for split in SPLITS} for name in settings.encoders},
-        {name: layout.kernels(name) for name in settings.encoders},
-        settings.evaluate,
-        settings.seed,
-        layout.results,
-        layout.work,
-        layout.clocks,
-        wait=settings.runtime.wait_seconds,
-    )
+    wait = settings.runtime.wait_seconds
+    with exclusive(layout.work, "evaluate", wait):
+        run(
+            {(e, m): layout.distilled(e, m) for e in settings.encoders for m in settings.methods},
+            {name: project.encoder(name) for name in settings.encoders},
+            {name: {split: layout.features(name, split) for split in SPLITS} for name in settings.encoders},
+            {name: layout.kernels(name) for name in settings.encoders},
+            settings.evaluate,
+            settings.seed,
+            layout.results,
+            layout.work,
+            layout.clocks,
+            wait=wait,
+        )
 
 
 def report(project: Project) -> dict[str, Path]:
     """The result page."""
     from .report import write_report
 
-    return write_report(project.layout, project.settings)
+    with exclusive(project.layout.work, "report", project.settings.runtime.wait_seconds):
+        paths = write_report(project.layout, project.settings)
+        write_json(_drawn(project), {"report.json": sha256_file(paths["report.json"])})
+        return paths
+
+
+def page_is_current(project: Project) -> bool:
+    """Whether ``report.html``, which DVC does not keep, shows the numbers of the present ``report.json``."""
+    results, note = project.layout.results, _drawn(project)
+    if not (results / "report.json").exists():
+        return True
+    if not ((results / "report.html").exists() and note.exists()):
+        return False
+    return bool(read_json(note) == {"report.json": sha256_file(results / "report.json")})
+
+
+def _drawn(project: Project) -> Path:
+    return project.layout.work / "report" / "drawn.json"

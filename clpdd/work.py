@@ -17,7 +17,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -35,7 +35,7 @@ from .files import (
     write_json,
 )
 
-__all__ = ["FORMAT", "WorkFolder", "fingerprint", "versions"]
+__all__ = ["FORMAT", "WorkFolder", "exclusive", "fingerprint", "peak_memory_mb", "versions"]
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +80,56 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else text[:18] + "..." + text[-8:]
 
 
+@contextlib.contextmanager
+def exclusive(root: Path | str, stage: str, wait: float = 0.0) -> Iterator[None]:
+    """Hold a whole stage, below the work ``root``, for the length of the block.
+
+    Raises ``BusyError`` when another live process holds it after ``wait`` seconds.
+    """
+    home = Path(root) / stage
+    with explain_os_errors("use the work folder", home):
+        home.mkdir(parents=True, exist_ok=True)
+        descriptor = _lock(home, stage, wait)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(home: Path, what: str, wait: float) -> int:
+    """A descriptor that holds ``home`` until it is closed, by whatever end of the process."""
+    descriptor = os.open(home / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    deadline = time.monotonic() + wait
+    told = False
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            holder = os.pread(descriptor, 64, 0).decode(errors="replace").strip() or "unknown"
+            if time.monotonic() >= deadline:
+                os.close(descriptor)
+                raise BusyError(
+                    f"{what} is already running (process {holder}): wait for it to end, or stop it; nothing was changed"
+                ) from None
+            if not told:
+                log.info("waiting for process %s, which is running %s", holder, what)
+                told = True
+            time.sleep(0.2)
+    with contextlib.suppress(OSError):  # the number is a courtesy to others: a full disk must not stop us here
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    return descriptor
+
+
+def peak_memory_mb() -> float:
+    """High-water mark in MiB of the device's memory where CUDA is in use, else of this process's resident set."""
+    if "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized():
+        return float(sys.modules["torch"].cuda.max_memory_allocated() / 2**20)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # macOS counts bytes
+
+
 class WorkFolder:
     """Exclusive, resumable room for one item of one stage.
 
@@ -111,13 +161,21 @@ class WorkFolder:
     def __enter__(self) -> Self:
         with explain_os_errors("use the work folder", self.home):
             self.home.mkdir(parents=True, exist_ok=True)
-            self._acquire()
+            self._lock = _lock(self.home, f"{self.stage} of {self.item}", self.wait)
+        try:
+            self._open()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def _open(self) -> None:
+        with explain_os_errors("use the work folder", self.home):
             self._tell_about_others()
             self.path.mkdir(exist_ok=True)
             remove_leftovers(self.path)
         if not (self.path / "fingerprint.json").exists():
             write_json(self.path / "fingerprint.json", self.parts)
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -125,31 +183,6 @@ class WorkFolder:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-
-    def _acquire(self) -> None:
-        path = self.home / "lock"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        deadline = time.monotonic() + self.wait
-        told = False
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                holder = os.pread(descriptor, 64, 0).decode(errors="replace").strip() or "unknown"
-                if time.monotonic() >= deadline:
-                    os.close(descriptor)
-                    raise BusyError(
-                        f"{self.stage} of {self.item} is already running (process {holder}): wait for it to end, "
-                        f"or stop it; nothing was changed"
-                    ) from None
-                if not told:
-                    log.info("waiting for process %s, which is running %s of %s", holder, self.stage, self.item)
-                    told = True
-                time.sleep(0.2)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-        self._lock = descriptor
 
     def _others(self) -> list[Path]:
         return sorted(p for p in self.home.iterdir() if p.is_dir() and p != self.path)
@@ -212,16 +245,13 @@ class WorkFolder:
         before = {"seconds": 0.0, "attempts": 0, "peak_memory_mb": 0.0}
         with contextlib.suppress(ArtifactError, TypeError, ValueError):  # missing or damaged: counted from here on
             before |= read_json(path)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 * 1024 if sys.platform == "darwin" else 1024)
-        if "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized():
-            peak = sys.modules["torch"].cuda.max_memory_allocated() / 2**20
         reading = {
             "stage": self.stage,
             "item": self.item,
             "device": self.parts.get("device", "cpu"),
             "seconds": before["seconds"] + seconds,
             "attempts": before["attempts"] + 1,
-            "peak_memory_mb": max(before["peak_memory_mb"], peak),
+            "peak_memory_mb": max(before["peak_memory_mb"], peak_memory_mb()),
         }
         write_json(path, reading)
         if (self.path / "done.json").exists():

@@ -65,6 +65,14 @@ def test_tensors_without_their_record_do_not_exist(tmp_path: Path) -> None:
     assert same(load_latest(tmp_path), make(1))
 
 
+def test_newer_damaged_checkpoints_do_not_outlive_new_whole_ones(tmp_path: Path) -> None:
+    for step in (300, 400):
+        save_checkpoint(tmp_path, make(step))
+        (tmp_path / f"step-{step:09d}.safetensors").write_bytes(b"")
+    save_checkpoint(tmp_path, make(100))
+    assert same(load_latest(tmp_path), make(100))
+
+
 def test_all_damaged_means_starting_afresh(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_checkpoint(tmp_path, make(1))
     (tmp_path / "step-000000001.safetensors").write_bytes(b"")
