@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import math
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .errors import SettingsError
 
@@ -55,6 +55,7 @@ class DatasetSettings(_Section):
     """Which labelled images, and how they are split."""
 
     name: Literal["digits", "parquet", "folder"] = "digits"
+    title: Annotated[str, Field(min_length=1, max_length=80)] | None = None
     train: Paths = None
     validation: Paths = None
     test: Paths = None
@@ -149,12 +150,12 @@ class DistillSettings(_Section):
     """How synthetic images are made (METHODS in ``clpdd.methods``)."""
 
     images_per_class: Annotated[int, Field(ge=1, le=10_000)] = 1
-    steps: Positive = 400
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.01
-    schedule: Literal["constant", "cosine"] = "constant"
+    steps: Positive = 600
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.03
+    schedule: Literal["constant", "cosine"] = "cosine"
     objective: Literal["cross_entropy", "cosine", "mse"] = "cross_entropy"
-    temperature: PositiveReal = 0.1
-    ridge: NonNegativeReal = 1.0
+    temperature: PositiveReal = 0.05
+    ridge: NonNegativeReal = 3.0
     centre: Literal["real", "none"] = "real"
     outer_batch: Count = 4096
     augmentations: Annotated[int, Field(ge=1, le=1000)] = 3
@@ -172,10 +173,16 @@ class DistillSettings(_Section):
     checkpoint_every_seconds: PositiveReal = 60
 
 
+def _once(names: list[Any]) -> list[Any]:
+    if len(set(names)) != len(names):
+        raise ValueError(f"holds a name twice: {', '.join(map(str, names))}")
+    return names
+
+
 class EvaluateSettings(_Section):
     """Probe protocols (``clpdd.probe``)."""
 
-    protocols: Annotated[list[Protocol], Field(min_length=1)] = ["sgd", "closed_form"]
+    protocols: Annotated[list[Protocol], Field(min_length=1), AfterValidator(_once)] = ["sgd", "closed_form"]
     seeds: Annotated[int, Field(ge=1, le=1000)] = 5
     random_draws: Annotated[int, Field(ge=1, le=1000)] = 5
     epochs: Positive = 1000
@@ -206,22 +213,31 @@ class Settings(_Section):
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     dataset: DatasetSettings = DatasetSettings()
-    encoders: Annotated[list[str], Field(min_length=1)] = ["clpdd_resnet14"]
+    encoders: Annotated[list[str], Field(min_length=1), AfterValidator(_once)] = ["clpdd_resnet14"]
     encoder_options: dict[str, EncoderOptions] = {}
     cache: CacheSettings = CacheSettings()
     kernels: KernelSettings = KernelSettings()
-    methods: Annotated[list[Method], Field(min_length=1)] = ["clp", "random", "centroid", "full"]
+    methods: Annotated[list[Method], Field(min_length=1), AfterValidator(_once)] = ["clp", "random", "centroid", "full"]
     distill: DistillSettings = DistillSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     report: ReportSettings = ReportSettings()
     runtime: RuntimeSettings = RuntimeSettings()
 
-    @field_validator("encoders", "methods")
-    @classmethod
-    def _distinct(cls, names: list[str]) -> list[str]:
-        if len(set(names)) != len(names):
-            raise ValueError(f"holds a name twice: {', '.join(names)}")
-        return names
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        unused = sorted(set(self.encoder_options) - set(self.encoders))
+        if unused:
+            near = difflib.get_close_matches(unused[0], self.encoders, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"encoders lists {', '.join(self.encoders)}"
+            raise ValueError(f"encoder_options names {unused[0]!r}, which encoders does not list; {hint}")
+        ipc, central = self.distill.images_per_class, "centroid" in self.methods
+        central = central or ("clp" in self.methods and self.distill.initialisation == "centroid")
+        if central and ipc > self.kernels.nearest:
+            raise ValueError(
+                f"distill.images_per_class is {ipc}, but only kernels.nearest = {self.kernels.nearest} central images "
+                f"per class are kept: raise kernels.nearest to at least {ipc}"
+            )
+        return self
 
     @field_validator("encoders")
     @classmethod
@@ -260,6 +276,16 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
+# YAML 1.1 reads 1e-3 as text, for want of a dot.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+"), list("-+0123456789")
+)
+
+
+# What PyYAML raises on broken text, and what its constructors trip over when a tag does not fit its value (!!int '').
+_UNREADABLE = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
 def load_settings(path: Path | str = "params.yaml") -> Settings:
     """Read and check a settings file.
 
@@ -278,7 +304,7 @@ def load_settings(path: Path | str = "params.yaml") -> Settings:
         values = yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except _UNREADABLE as error:
         where = " ".join(str(error).split())
         raise SettingsError(f"{path} is not plain YAML: {where}") from error
     return parse_settings(values if values is not None else {}, source=str(path))
@@ -289,25 +315,10 @@ def parse_settings(values: Any, source: str = "settings") -> Settings:
     if not isinstance(values, dict):
         raise SettingsError(f"{source} must hold a mapping of settings, not {type(values).__name__}")
     try:
-        return Settings.model_validate(_widen(values))
+        return Settings.model_validate(values)
     except ValidationError as error:
         problems = "\n".join(f"  {_explain(problem)}" for problem in error.errors())
         raise SettingsError(f"{source} has settings that cannot be used:\n{problems}") from None
-
-
-def _widen(value: Any) -> Any:
-    """YAML writes 1e-3 as text and 1 for 1.0; strict types would refuse both."""
-    if isinstance(value, dict):
-        return {str(k): _widen(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_widen(v) for v in value]
-    if isinstance(value, str) and value[:1] in "+-.0123456789" and "e" in value.lower():
-        try:
-            number = float(value)
-        except ValueError:
-            return value
-        return number if math.isfinite(number) else value
-    return value
 
 
 def _known_keys(location: tuple[Any, ...]) -> list[str]:

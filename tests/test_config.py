@@ -58,6 +58,9 @@ def test_params_yaml_holds_every_setting_at_its_default_with_a_comment() -> None
         ({"encoders": ["hf-hub:timm/x"]}, "give it a short name in encoder_options"),
         ({"encoders": [".."]}, "names folders"),
         ({"runtime": {"device": "gpu"}}, "runtime.device"),
+        ({"encoder_options": {"clpdd_resnet41": {}}}, "did you mean clpdd_resnet14?"),
+        ({"evaluate": {"protocols": ["sgd", "sgd"]}}, "holds a name twice"),
+        ({"distill": {"images_per_class": 20}}, "raise kernels.nearest to at least 20"),
         ([1], "must hold a mapping"),
     ],
 )
@@ -107,8 +110,9 @@ def test_binary_and_missing_files_are_refused(tmp_path: Path) -> None:
 
 def test_numbers_may_be_written_as_yaml_users_write_them(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    path.write_text("distill: {learning_rate: 1e-3, temperature: 1}\n")
+    path.write_text('distill: {learning_rate: 1e-3, temperature: 1}\ndataset: {class_names: ["1e3", "2"]}\n')
     settings = load_settings(path)
+    assert settings.dataset.class_names == ["1e3", "2"]
     assert settings.distill.learning_rate == 1e-3
     assert settings.distill.temperature == 1.0
 

@@ -77,7 +77,7 @@ def build_index(settings: DatasetSettings, seed: int, out: Path, base: Path = Pa
 def index_arrays(
     splits: Mapping[str, tuple[NDArray[np.uint8] | Sequence[Image.Image], NDArray[np.integer[Any]]]],
     class_names: Sequence[str],
-    out: Path,
+    out: Path | str,
     *,
     name: str = "arrays",
     seed: int = 0,
@@ -102,7 +102,7 @@ def index_arrays(
         split: Images(images, labels, split, len(names)) for split, (images, labels) in splits.items()
     }
     bad = BadImages(settings.bad_images == "skip")
-    return _write(Source(name, names, listings), settings, seed, out, bad)
+    return _write(Source(settings.title or name, names, listings), settings, seed, Path(out), bad)
 
 
 def _write(source: Source, settings: DatasetSettings, seed: int, out: Path, bad: BadImages) -> dict[str, Path]:

@@ -86,7 +86,7 @@ def _roots(value: str | list[str], base: Path, setting: str) -> list[Path]:
     items = [value] if isinstance(value, str) else value
     if not items:
         raise DataError(f"{setting} is an empty list: name at least one folder, or null")
-    paths = [base / item for item in items]
+    paths = [base / Path(item).expanduser() for item in items]
     for path in paths:
         if path.is_dir():
             continue

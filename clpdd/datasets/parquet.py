@@ -126,7 +126,7 @@ def expand(patterns: str | list[str], base: Path, setting: str) -> list[Path]:
     if not items:
         raise DataError(f"{setting} is an empty list: name at least one file, or null")
     for item in items:
-        path = base / item
+        path = base / Path(item).expanduser()
         if "://" in item:
             raise DataError(f"{setting}: {item} is an address: download the file and name its path")
         if path.is_dir():
