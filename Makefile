@@ -1,5 +1,7 @@
 # make alone lists the targets. Everything happens in .venv; PYTHON chooses the interpreter it is made with.
 PYTHON ?= python3
+# Set, so that make always goes through a shell and finds .venv/bin on the PATH below (older makes do not).
+SHELL := /bin/bash
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1

@@ -4,11 +4,10 @@ The ten-line door, without settings files or DVC::
 
     import clpdd
 
-    index = clpdd.index_arrays(splits, class_names, "run/index")
-    encoder = clpdd.load_encoder("clpdd_resnet14")
-    project = clpdd.Workspace("run", encoder)
-    distilled = project.distill("clp", clpdd.DistillSettings(steps=200))
-    print(project.evaluate("clp"))
+    clpdd.index_arrays({"train": (images, labels)}, class_names, "run/index")
+    work = clpdd.Workspace("run", "clpdd_resnet14")
+    distilled = work.distill("clp", clpdd.DistillSettings(steps=200))
+    print(work.evaluate("clp"))
 
 Names are imported when first used: ``import clpdd`` itself is instant.
 """

@@ -117,8 +117,8 @@ def pretrain(
     torch.manual_seed(recipe.seed)
     generator = torch.Generator().manual_seed(recipe.seed)
     model = timm.create_model(architecture, num_classes=classes).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    mean = torch.tensor(model.pretrained_cfg["mean"]).view(1, 3, 1, 1)
-    std = torch.tensor(model.pretrained_cfg["std"]).view(1, 3, 1, 1)
+    config = timm.data.resolve_data_config({}, model=model)
+    mean, std = (torch.tensor(config[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
     per_epoch = len(images) // recipe.batch_size
     optimiser = torch.optim.AdamW(model.parameters(), weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -154,7 +154,8 @@ def _save(model: nn.Module, out: Path) -> None:
 
 def load_images(files: list[str], size: int = 64) -> tuple[Tensor, Tensor]:
     """Images ``(N, 3, size, size)`` uint8 and labels ``(N,)`` of Parquet files in Hugging Face layout."""
-    arrays, labels = [], []
+    arrays: list[np.ndarray] = []
+    labels: list[int] = []
     for file in files:
         table = pq.read_table(file, columns=["image", "label"])
         for image, label in zip(table["image"], table["label"], strict=True):

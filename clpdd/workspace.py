@@ -11,8 +11,10 @@ from .datasets import build_index
 from .distill import distill
 from .distilled import DistilledSet
 from .encoders import Encoder, load_encoder
+from .errors import ArtifactError
 from .evaluation import evaluate
 from .features import cache_features
+from .files import read_json, write_json
 from .kernels import Kernels, compute_kernels
 from .layout import SPLITS, Layout
 from .methods import OnProgress
@@ -23,50 +25,68 @@ __all__ = ["Workspace"]
 class Workspace:
     """A folder of artifacts and one encoder.
 
-    Features and kernels are made when something first needs them; a killed cell is continued by running it again.
+    What a step needs is made first, and made again when images, encoder or settings have changed; what is there
+    already is found in no time. A killed cell is continued by running it again.
 
     Args:
         folder: where the artifacts go, in the layout of the pipeline's ``data/``.
         encoder: an ``Encoder``, or a timm name.
-        dataset: what to index, unless ``folder/index`` holds an index already (``clpdd.index_arrays``).
+        dataset: what to index; ``None`` takes the index that lies in ``folder/index`` (``clpdd.index_arrays``).
+        cache, kernels: settings of these steps; ``None`` takes the defaults.
+
+    Raises:
+        ArtifactError: ``dataset`` is ``None`` and there is no index.
     """
 
     def __init__(
-        self, folder: Path | str, encoder: Encoder | str, dataset: DatasetSettings | None = None, seed: int = 0
+        self,
+        folder: Path | str,
+        encoder: Encoder | str,
+        dataset: DatasetSettings | None = None,
+        *,
+        cache: CacheSettings | None = None,
+        kernels: KernelSettings | None = None,
+        seed: int = 0,
     ) -> None:
         self.layout = Layout(Path(folder))
         self.encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder
+        # a decoding process would need the caller's script to be importable, which a notebook is not
+        self.cache_settings = cache or CacheSettings(workers=0)
+        self.kernel_settings = kernels or KernelSettings()
         self.seed = seed
-        if dataset is not None or not self.layout.index("train").exists():
-            build_index(dataset or DatasetSettings(), seed, self.layout.index("train").parent)
+        self._index(dataset)
 
-    def cache(self, settings: CacheSettings | None = None) -> None:
-        """Features of every split (only what is missing or was made otherwise)."""
-        for split in SPLITS:
-            target = self.layout.features(self.encoder.name, split)
-            index = self.layout.index(split)
-            cache_features(index, self.encoder, settings or CacheSettings(), target, self.layout.work)
+    def _index(self, dataset: DatasetSettings | None) -> None:
+        train = self.layout.index("train")
+        if dataset is None:
+            if not train.exists():
+                raise ArtifactError(f"{train} does not exist: pass a dataset, or make it with clpdd.index_arrays")
+            return
+        wanted = {"dataset": dataset.model_dump(mode="json"), "seed": self.seed}
+        note = self.layout.work / "index" / "settings.json"
+        if not (train.exists() and note.exists() and read_json(note) == wanted):
+            build_index(dataset, self.seed, train.parent)
+            write_json(note, wanted)
 
-    def kernels(self, settings: KernelSettings | None = None) -> Kernels:
+    def cache(self) -> dict[str, Path]:
+        """Features of every split: their stores."""
+        stores = {split: self.layout.features(self.encoder.name, split) for split in SPLITS}
+        for split, target in stores.items():
+            cache_features(self.layout.index(split), self.encoder, self.cache_settings, target, self.layout.work)
+        return stores
+
+    def kernels(self) -> Kernels:
         """Moments and the full-data probe."""
-        name = self.encoder.name
-        if not self.layout.features(name, "train").exists():
-            self.cache()
-        return compute_kernels(
-            self.layout.features(name, "train"),
-            self.layout.features(name, "validation"),
-            settings or KernelSettings(),
-            self.layout.kernels(name),
-            self.layout.work,
-        )
+        stores = self.cache()
+        target = self.layout.kernels(self.encoder.name)
+        return compute_kernels(stores["train"], stores["validation"], self.kernel_settings, target, self.layout.work)
 
     def distill(
         self, method: str = "clp", settings: DistillSettings | None = None, on_progress: OnProgress | None = None
     ) -> DistilledSet:
         """Distil with one method; the set is also in ``folder/distilled``."""
         name = self.encoder.name
-        if not self.layout.kernels(name).exists():
-            self.kernels()
+        self.kernels()
         return distill(
             method,
             index=self.layout.index("train"),
@@ -87,7 +107,7 @@ class Workspace:
         paths = evaluate(
             {(name, method): self.layout.distilled(name, method) for method in methods},
             {name: self.encoder},
-            {name: {split: self.layout.features(name, split) for split in SPLITS}},
+            {name: self.cache()},
             {name: self.layout.kernels(name)},
             settings or EvaluateSettings(),
             self.seed,

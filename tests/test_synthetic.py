@@ -15,9 +15,9 @@ CPU = torch.device("cpu")
 
 
 def pyramid(
-    start: torch.Tensor | str = "noise", size: int = 24, pyramid: bool = True, decorrelate: bool = True
+    start: torch.Tensor | str = "noise", size: int = 24, levels: bool = True, decorrelate: bool = True
 ) -> Parameterisation:
-    return Parameterisation(2, size, pyramid=pyramid, decorrelate=decorrelate, start=start, seed=0, device=CPU)
+    return Parameterisation(2, size, pyramid=levels, decorrelate=decorrelate, start=start, seed=0, device=CPU)
 
 
 @given(st.integers(1, 600))
