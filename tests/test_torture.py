@@ -1,0 +1,44 @@
+"""The torture in a short form; ``make torture`` is the long one."""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+from .torture.damage import Damage
+from .torture.moments import MOMENTS, plan
+from .torture.project import STAGES
+from .torture.punish import Report, torture
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are found through /proc")
+def test_a_pipeline_killed_at_every_stage_ends_in_the_bytes_of_an_untouched_one(tmp_path: Path) -> None:
+    report = torture(tmp_path / "project", runs=1, kills=6, seed=2, methods=["clp"], say=print)
+    print(report)
+    assert report.passed, str(report)
+    assert report.kills.total() >= 4
+    assert len({stage for stage, _ in report.kills}) >= 4
+    assert report.damages
+
+
+def test_a_plan_reaches_every_stage_and_every_moment() -> None:
+    drawn = plan(random.Random(0), 8 * max(sum(m.stage == stage for m in MOMENTS) for stage in STAGES), STAGES)
+    assert {(m.stage, m.name) for m in drawn} == {(m.stage, m.name) for m in MOMENTS}
+    assert {m.stage for m in plan(random.Random(1), len(STAGES), STAGES)} == set(STAGES)
+
+
+def test_the_summary_fails_when_anything_differs() -> None:
+    report = Report()
+    assert report.passed
+    report.damages.append(Damage("shard: flip", "c/0/0", ("noticed",)))
+    report.damages[0].look("nothing to see")
+    assert not report.damages[0].noticed
+    report.damages[0].look("it was noticed")
+    assert "damage noticed  1 of 1" in str(report)
+    report.failures.append("different after run 0: data/x")
+    assert not report.passed
+    assert "FAILED" in str(report)
