@@ -23,6 +23,7 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 repro: install ## run the whole pipeline (dvc repro), print the result table and where the report is
+	@python -m flows.mend
 	@dvc repro
 	@clpdd results
 

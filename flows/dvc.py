@@ -1,0 +1,451 @@
+"""DVC as commands in killable process groups: the graph, what is up to date, the work of one stage, its record.
+
+A stage that may have siblings is run in two moves. First its own command, as DVC resolves it, runs directly: it works
+in the shared work folder, which a kill does not harm, and holds none of DVC's locks, so that siblings run side by side.
+Then, one stage at a time, ``dvc commit`` records what it made; or, if anything it reads was touched meanwhile,
+``dvc repro --single-item``, which runs it again. A stage without siblings only needs the latter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import fcntl
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "Probe",
+    "ProjectError",
+    "Stage",
+    "StageBusy",
+    "StageError",
+    "StageInterrupted",
+    "StageRefused",
+    "StageStarved",
+    "allow_starts",
+    "changed",
+    "forget",
+    "has_remote",
+    "holding",
+    "make",
+    "probe",
+    "push",
+    "read_stages",
+    "record",
+    "run_commands",
+    "select",
+    "stop_all",
+    "stopping",
+]
+
+log = logging.getLogger(__name__)
+
+Line = Callable[[str], None]
+
+_BUSY = ("Unable to acquire lock", "is busy, it is being blocked by")
+_CHATTER = (
+    "Generating lock file",
+    "Updating lock file",
+    "To track the changes with git",
+    "git add",
+    "To enable auto staging",
+    "dvc config core.autostage",
+    "Use `dvc push`",
+)
+_HERE = Path(__file__).parent
+_TAIL = 12
+_PREEMPTED = 75
+_INTERRUPTIONS = {signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1}
+
+
+class ProjectError(Exception):
+    """The project cannot be run as it is: no ``dvc.yaml``, unknown target, no remote to push to."""
+
+
+class StageError(Exception):
+    """A stage did not succeed. Carries the last lines it wrote."""
+
+    def __init__(self, stage: str, code: int, reason: str, tail: Sequence[str] = ()) -> None:
+        self.stage, self.code, self.reason, self.tail = stage, code, reason, list(tail)
+        said = "\n".join(self.tail)
+        super().__init__(f"{stage} {reason} (exit code {code})" + (f":\n{said}" if said else ""))
+
+    def __reduce__(self) -> tuple[type[StageError], tuple[str, int, str, list[str]]]:
+        return type(self), (self.stage, self.code, self.reason, self.tail)  # Dask sends it between processes
+
+
+class StageInterrupted(StageError):
+    """Preempted or killed: run again, the stage resumes."""
+
+
+class StageBusy(StageError):
+    """Another run holds the stage's work folder: wait and run again."""
+
+
+class StageStarved(StageError):
+    """The machine refused (disk, memory, device): the same may succeed later or elsewhere."""
+
+
+class StageRefused(StageError):
+    """Wrong settings, bad data, damaged artifact, not finite, or a defect: running it again changes nothing."""
+
+
+def stage_error(stage: str, code: int, tail: Sequence[str]) -> StageError:
+    """The error for an exit code of a stage's command (``clpdd.errors`` documents its own)."""
+    known: dict[int, tuple[type[StageError], str]] = {
+        2: (StageRefused, "refused its settings"),
+        3: (StageRefused, "cannot use the data"),
+        4: (StageRefused, "found an artifact missing or damaged"),
+        5: (StageStarved, "was refused by the machine"),
+        6: (StageRefused, "left the finite numbers"),
+        7: (StageBusy, "is already being run by another process"),
+        _PREEMPTED: (StageInterrupted, "was preempted and has saved its state"),
+    }
+    ended_by = code - 128
+    if ended_by in _INTERRUPTIONS:
+        return StageInterrupted(stage, code, f"was ended by {signal.Signals(ended_by).name}", tail)
+    kind, reason = known.get(code, (StageRefused, "failed"))
+    return kind(stage, code, reason, tail)
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+
+class _Running:
+    """The process groups of this process that are alive, so that they can be stopped from another thread."""
+
+    def __init__(self) -> None:
+        self.guards: set[subprocess.Popen[str]] = set()
+        self.lock = threading.Lock()
+        self.stopping = threading.Event()
+
+
+_running = _Running()
+
+
+def stopping() -> bool:
+    """Whether ``stop_all`` was called: then nothing is started or retried any more."""
+    return _running.stopping.is_set()
+
+
+def stop_all() -> None:
+    """Ask every running command to save and stop, wait for them, and let nothing new start. For any thread."""
+    _running.stopping.set()
+    with _running.lock:
+        guards = list(_running.guards)
+    for guard in guards:
+        with contextlib.suppress(ProcessLookupError):
+            guard.send_signal(signal.SIGTERM)
+    for guard in guards:
+        guard.wait()
+
+
+def allow_starts() -> None:
+    """Take back ``stop_all``, at the beginning of a flow run in a process that has stopped one before."""
+    _running.stopping.clear()
+
+
+def _environment() -> dict[str, str]:
+    folder = str(Path(sys.executable).parent)
+    path = os.environ.get("PATH", os.defpath)
+    # commands of dvc.yaml (`clpdd`, `python`) are those of the interpreter that runs this, activated or not
+    return os.environ | {"PATH": f"{folder}{os.pathsep}{path}", "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
+
+
+def run(
+    command: Sequence[str],
+    folder: Path,
+    on_line: Line,
+    grace: float = 30.0,
+    environment: dict[str, str] | None = None,
+) -> tuple[int, list[str]]:
+    """Run ``command`` under ``guard.py``; every line it writes goes to ``on_line``.
+
+    Returns its exit code and last lines. Whatever interrupts this call (cancellation, a signal's exception), the
+    command's process group gets SIGTERM, ``grace`` seconds, SIGKILL, and the interruption is raised again.
+    """
+    tail: deque[str] = deque(maxlen=_TAIL)
+    with _running.lock:
+        if _running.stopping.is_set():
+            return 128 + signal.SIGTERM, ["not started: the run is being stopped"]
+        guard = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_HERE / "guard.py"), str(grace), *command],
+            cwd=folder,
+            env=environment or _environment(),
+            stdin=subprocess.PIPE,  # never written to: its end tells the guard that this process died
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,
+        )
+        _running.guards.add(guard)
+    try:
+        assert guard.stdout is not None
+        for line in guard.stdout:  # universal newlines: a progress bar's carriage returns end lines too
+            line = line.rstrip()
+            if line:
+                tail.append(line)
+                on_line(line)
+        return guard.wait(), list(tail)
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            guard.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            guard.wait(grace + 5)
+        guard.kill()  # its command follows: nothing else holds its pipe, and the group was signalled already
+        raise
+    finally:
+        with _running.lock:
+            _running.guards.discard(guard)
+        for stream in (guard.stdin, guard.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+
+
+def _dvc(root: Path, arguments: Sequence[str], on_line: Line, grace: float = 30.0) -> tuple[int, list[str]]:
+    """Run ``dvc``; while another process (a person's ``dvc status``, say) keeps DVC busy, wait and run it again."""
+    delay, told = 0.5, False
+    while True:
+        busy = False
+
+        def line(text: str) -> None:
+            nonlocal busy
+            busy = busy or any(sign in text for sign in _BUSY)
+            on_line(text)
+
+        code, tail = run([sys.executable, "-m", "dvc", *arguments], root, line, grace)
+        if code == 0 or not busy or stopping():
+            return code, tail
+        if not told:
+            on_line("DVC is busy with a command of someone else's: waiting for it to end")
+            told = True
+        time.sleep(delay)
+        delay = min(delay * 2, 10.0)
+
+
+@contextlib.contextmanager
+def holding(path: Path, waiting: Callable[[str], None] | None = None, poll: float = 0.1) -> Iterator[None]:
+    """Hold an exclusive ``flock`` on ``path``; ``waiting`` is told once who holds it, while it is not free.
+
+    A dead holder, however it died, frees it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    told = False
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if waiting is not None and not told:
+                    waiting(os.pread(descriptor, 128, 0).decode(errors="replace").strip() or "another process")
+                    told = True
+                time.sleep(poll)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()}".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _recording(root: Path) -> contextlib.AbstractContextManager[None]:
+    """Our own turn at DVC: its commands never meet each other in one workspace."""
+    return holding(root / ".dvc" / "tmp" / "flows-record.lock")
+
+
+# -- what DVC knows ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage item of ``dvc.yaml``.
+
+    Attributes:
+        name: as DVC addresses it, e.g. ``distill@resnet18-clp``.
+        commands: its resolved command lines.
+        folder: the absolute folder they run in.
+        upstream: names of the stages whose outputs it reads.
+        inputs: absolute paths of the files and folders it reads.
+        outputs: paths of what it makes.
+    """
+
+    name: str
+    commands: tuple[str, ...]
+    folder: str
+    upstream: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+    @property
+    def group(self) -> str:
+        """The stage's name in ``dvc.yaml``: what comes before ``@``."""
+        return self.name.split("@")[0]
+
+
+def read_stages(root: Path) -> dict[str, Stage]:
+    """Every stage by name, each after those it needs. Raises ``ProjectError`` when DVC cannot read the project."""
+    if not (root / "dvc.yaml").is_file():
+        raise ProjectError(f"{root} holds no dvc.yaml: run in the project's folder, or name it (--folder)")
+    done = subprocess.run(
+        [sys.executable, "-P", str(_HERE / "graph.py")],
+        cwd=root,
+        env=_environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise ProjectError(f"{done.stderr.strip()}; `dvc dag` in {root} tells more")
+    rows: list[dict[str, Any]] = json.loads(done.stdout)
+    parts = ("commands", "upstream", "inputs", "outputs")
+    return {row["name"]: Stage(**row | {part: tuple(row[part]) for part in parts}) for row in rows}
+
+
+def select(stages: dict[str, Stage], targets: Sequence[str], upstream: bool = True) -> dict[str, Stage]:
+    """The stages named by ``targets`` (an item ``distill@a``, or all items of ``distill``), with what they need.
+
+    No target means all. ``upstream=False`` keeps the named ones alone. Raises ``ProjectError`` for unknown names.
+    """
+    if not targets:
+        return dict(stages)
+    chosen: set[str] = set()
+    for target in targets:
+        matching = {name for name, stage in stages.items() if target in (name, stage.group)}
+        if not matching:
+            known = ", ".join(dict.fromkeys([*(stage.group for stage in stages.values()), *stages]))
+            raise ProjectError(f"unknown target {target}: known are {known}")
+        chosen |= matching
+    while upstream and (more := {need for name in chosen for need in stages[name].upstream} - chosen):
+        chosen |= more
+    return {name: stage for name, stage in stages.items() if name in chosen}
+
+
+def changed(root: Path, stages: dict[str, Stage]) -> set[str]:
+    """Names of the stages that are not up to date, or need one of ``stages`` that is not. One DVC command."""
+    lines: list[str] = []
+    with _recording(root):
+        code, tail = _dvc(root, ["status", "--json"], lines.append)
+    text = "\n".join(lines)
+    start = text.find("{")
+    if code or start < 0:
+        raise ProjectError("dvc status failed:\n" + "\n".join(tail))
+    dirty = set(json.JSONDecoder().raw_decode(text[start:])[0])
+    result: set[str] = set()
+    for name, stage in stages.items():  # in topological order
+        if name in dirty or any(need in result for need in stage.upstream):
+            result.add(name)
+    return result
+
+
+class Probe(enum.Enum):
+    """What running a stage through DVC would mean now."""
+
+    UNCHANGED = "unchanged"
+    RESTORABLE = "restorable"
+    OUTDATED = "outdated"
+
+
+def probe(root: Path, stage: str) -> Probe:
+    """Ask DVC (a dry run): up to date, in DVC's run cache, or to be made. Its needs must be there already."""
+    lines: list[str] = []
+    with _recording(root):
+        _dvc(root, ["repro", "--single-item", "--dry", stage], lines.append)
+    text = "\n".join(lines)
+    if f"Stage '{stage}' didn't change, skipping" in text:
+        return Probe.UNCHANGED
+    # whatever DVC says otherwise, making the stage is right, only slower
+    return Probe.RESTORABLE if f"Stage '{stage}' is cached - skipping run" in text else Probe.OUTDATED
+
+
+def run_commands(stage: Stage, on_line: Line, grace: float) -> None:
+    """Run a stage's own commands, without DVC. Raises a ``StageError`` that says whether to run it again."""
+    shell = os.environ.get("SHELL") or "/bin/sh"
+    flags = ["--noprofile", "--norc"] if Path(shell).name == "bash" else []  # as DVC starts it
+    environment = _environment() | {"DVC_STAGE": stage.name}
+    for command in stage.commands:
+        code, tail = run([shell, *flags, "-c", command], Path(stage.folder), on_line, grace, environment)
+        if code:
+            raise stage_error(stage.name, code, tail)
+
+
+def _inputs_now(root: Path, stage: Stage) -> dict[str, tuple[int, int, int]]:
+    """What tells whether a file that decides a stage's result was written: its inode, size and time."""
+    paths = [root / "dvc.yaml", *(Path(path) for path in stage.inputs)]
+    files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    found = {str(file): file.stat() for file in files if file.is_file()}
+    return {name: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in found.items()}
+
+
+def make(root: Path, stage: Stage, on_line: Line, on_record: Line, grace: float, force: bool = False) -> None:
+    """Run a stage beside its siblings, then have DVC record it in its turn.
+
+    The command's lines go to ``on_line``, DVC's to ``on_record``. Raises a ``StageError``.
+    """
+    before = _inputs_now(root, stage)
+    run_commands(stage, on_line, grace)
+    with _recording(root):
+        if _inputs_now(root, stage) == before:
+            code, _ = _dvc(root, ["commit", "--force", stage.name], on_record, grace)
+            if code == 0:
+                return
+    # something it reads was written meanwhile, or DVC misses an output: let DVC run it
+    record(root, stage.name, on_record, grace, force)
+
+
+def record(root: Path, stage: str, on_line: Line, grace: float, force: bool = False) -> None:
+    """``dvc repro --single-item``: DVC runs the stage, restores it from its cache or finds it unchanged.
+
+    Raises a ``StageError`` by the code of the stage itself; DVC's own is 255 whatever happened.
+    """
+
+    def line(text: str) -> None:
+        if not text.lstrip().startswith(_CHATTER):
+            on_line(text)
+
+    with _recording(root):
+        flags = ["--force"] if force else []
+        code, tail = _dvc(root, ["repro", "--single-item", *flags, stage], line, grace)
+    if code:
+        ended = re.search(r"exited with (-?\d+)", "\n".join(tail))
+        own = int(ended.group(1)) if ended else code
+        raise stage_error(stage, 128 - own if own < 0 else own, tail)
+
+
+def forget(work: Path, stages: Iterable[Stage]) -> None:
+    """Drop what the stages have finished or begun in the work folder, so that they make it anew."""
+    for stage in stages:
+        item = stage.name.partition("@")[2]
+        shutil.rmtree(work / stage.group / item, ignore_errors=True)
+
+
+def has_remote(root: Path) -> bool:
+    """Whether DVC has a default remote to push to."""
+    code, _ = run([sys.executable, "-m", "dvc", "config", "core.remote"], root, lambda line: None)
+    return code == 0
+
+
+def push(root: Path, on_line: Line) -> None:
+    """``dvc push``. Raises ``StageStarved`` when it fails: the remote may be back later."""
+    with _recording(root):
+        code, tail = _dvc(root, ["push"], on_line)
+    if code:
+        raise StageStarved("push", code, "to the DVC remote failed", tail)
