@@ -19,7 +19,7 @@ install: $(BIN)/.installed ## create .venv and install the project with pinned v
 $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[flows,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dask,dev]'
 	@touch $@
 
 repro: install ## run the whole pipeline (dvc repro), print the result table and where the report is

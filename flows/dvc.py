@@ -27,6 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows.mend import mend
+
 __all__ = [
     "Probe",
     "ProjectError",
@@ -220,7 +222,10 @@ def run(
 
 
 def _dvc(root: Path, arguments: Sequence[str], on_line: Line, grace: float = 30.0) -> tuple[int, list[str]]:
-    """Run ``dvc``; while another process (a person's ``dvc status``, say) keeps DVC busy, wait and run it again."""
+    """Run ``dvc``; while another process (a person's ``dvc status``, say) keeps DVC busy, wait and run it again.
+
+    Files of DVC's own that an earlier kill has cut are removed, and it is run again too.
+    """
     delay, told = 0.5, False
     while True:
         busy = False
@@ -231,8 +236,13 @@ def _dvc(root: Path, arguments: Sequence[str], on_line: Line, grace: float = 30.
             on_line(text)
 
         code, tail = run([sys.executable, "-m", "dvc", *arguments], root, line, grace)
-        if code == 0 or not busy or stopping():
+        if code == 0 or stopping():
             return code, tail
+        if not busy:
+            if not (cut := mend(root)):
+                return code, tail
+            on_line(f"{' and '.join(cut)} was cut by a kill and is made again")
+            continue
         if not told:
             on_line("DVC is busy with a command of someone else's: waiting for it to end")
             told = True
@@ -304,15 +314,10 @@ def read_stages(root: Path) -> dict[str, Stage]:
     """Every stage by name, each after those it needs. Raises ``ProjectError`` when DVC cannot read the project."""
     if not (root / "dvc.yaml").is_file():
         raise ProjectError(f"{root} holds no dvc.yaml: run in the project's folder, or name it (--folder)")
-    done = subprocess.run(
-        [sys.executable, "-P", str(_HERE / "graph.py")],
-        cwd=root,
-        env=_environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-P", str(_HERE / "graph.py")]
+    done = subprocess.run(command, cwd=root, env=_environment(), capture_output=True, text=True, check=False)
+    if done.returncode and mend(root):
+        return read_stages(root)
     if done.returncode:
         raise ProjectError(f"{done.stderr.strip()}; `dvc dag` in {root} tells more")
     rows: list[dict[str, Any]] = json.loads(done.stdout)

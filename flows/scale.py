@@ -1,6 +1,6 @@
 """The same flow on a Dask cluster: independent stages spread over processes or machines that share the workspace.
 
-Needs ``pip install prefect-dask``. ``CLPDD_DASK`` names the scheduler of a cluster that exists already
+Needs the extra ``dask``. ``CLPDD_DASK`` names the scheduler of a cluster that exists already
 (``tcp://host:8786``); without it a cluster of two local processes is started for the run.
 
 Limits: every machine must see the same project folder under the same path, on a file system whose ``flock`` holds

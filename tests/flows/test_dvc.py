@@ -226,3 +226,15 @@ def test_an_input_written_during_the_work_is_not_recorded_as_read(toy: Toy) -> N
     made = (toy.root / "data/features/a.txt").read_text()
     command("repro", "--force", "--single-item", "cache@a", root=toy.root)
     assert (toy.root / "data/features/a.txt").read_text() == made  # what seed 1 makes
+
+
+def test_a_lock_file_cut_by_a_kill_is_made_again(toy: Toy) -> None:
+    dvc.record(toy.root, "index", quiet, 5)
+    whole = toy.lock()
+    lock = toy.root / "dvc.lock"
+    lock.write_text(lock.read_text()[:60])
+    stages = dvc.read_stages(toy.root)
+    assert "index" in dvc.changed(toy.root, stages)
+    dvc.record(toy.root, "index", quiet, 5)
+    assert toy.lock() == whole
+    assert len(toy.steps("index")) == 4  # nothing was done twice
