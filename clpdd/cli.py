@@ -91,10 +91,11 @@ def _refused_by_the_machine(error: BaseException | None) -> str | None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    # Not an Exception: one that some library swallows would leave the run going.
+    # No exception: raised in the middle of an import or a library's callback it is swallowed or leaves a traceback.
+    # Leaving at once is safe, because files are written whole or not at all and workers end with their parent.
     told = f"stopped by {signal.Signals(number).name}; finished work is kept, run the same command to go on\n"
     os.write(2, f"clpdd: {told}".encode())
-    raise SystemExit(Preempted.exit_code)
+    os._exit(Preempted.exit_code)
 
 
 # Each command imports what it needs: `clpdd --help` and refusals of bad settings must not wait for torch.

@@ -185,9 +185,7 @@ def publish_artifacts(root: Path) -> None:
         parts = [f"### {path.parent.parent.name}, {path.parent.name}\n\n![]({_data_uri(path)})" for path in shown]
         if len(previews) > len(shown):
             parts.append(f"and {len(previews) - len(shown)} more: see the report")
-        create_markdown_artifact(
-            "\n\n".join(parts), key="synthetic-images", description="Distilled images, one per class"
-        )
+        create_markdown_artifact("\n\n".join(parts), key="synthetic-images", description="Distilled images")
     report = layout.results / "report.html"
     if report.is_file():
         base = os.environ.get(REPORT_URL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from clpdd.encoders import Encoder, load_encoder
 from clpdd.features import cache_features
 from clpdd.kernels import compute_kernels
 from clpdd.layout import SPLITS, Layout
+
+os.environ["DVC_NO_ANALYTICS"] = "1"  # no command of the tests may look for a network
 
 
 @dataclass(frozen=True)
