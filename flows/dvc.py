@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import fcntl
 import json
 import logging
 import os
@@ -19,15 +18,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flows.mend import mend
+from flows.processes import Line, environment, holding, run, stopping
 
 __all__ = [
     "Probe",
@@ -38,11 +36,9 @@ __all__ = [
     "StageInterrupted",
     "StageRefused",
     "StageStarved",
-    "allow_starts",
     "changed",
     "forget",
     "has_remote",
-    "holding",
     "make",
     "probe",
     "push",
@@ -50,13 +46,9 @@ __all__ = [
     "record",
     "run_commands",
     "select",
-    "stop_all",
-    "stopping",
 ]
 
 log = logging.getLogger(__name__)
-
-Line = Callable[[str], None]
 
 _BUSY = ("Unable to acquire lock", "is busy, it is being blocked by")
 _CHATTER = (
@@ -69,7 +61,6 @@ _CHATTER = (
     "Use `dvc push`",
 )
 _HERE = Path(__file__).parent
-_TAIL = 12
 _PREEMPTED = 75
 _INTERRUPTIONS = {signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1}
 
@@ -124,103 +115,6 @@ def stage_error(stage: str, code: int, tail: Sequence[str]) -> StageError:
     return kind(stage, code, reason, tail)
 
 
-# -- processes ---------------------------------------------------------------------------------------------------------
-
-
-class _Running:
-    """The process groups of this process that are alive, so that they can be stopped from another thread."""
-
-    def __init__(self) -> None:
-        self.guards: set[subprocess.Popen[str]] = set()
-        self.lock = threading.Lock()
-        self.stopping = threading.Event()
-
-
-_running = _Running()
-
-
-def stopping() -> bool:
-    """Whether ``stop_all`` was called: then nothing is started or retried any more."""
-    return _running.stopping.is_set()
-
-
-def stop_all() -> None:
-    """Ask every running command to save and stop, wait for them, and let nothing new start. For any thread."""
-    _running.stopping.set()
-    with _running.lock:
-        guards = list(_running.guards)
-    for guard in guards:
-        with contextlib.suppress(ProcessLookupError):
-            guard.send_signal(signal.SIGTERM)
-    for guard in guards:
-        guard.wait()
-
-
-def allow_starts() -> None:
-    """Take back ``stop_all``, at the beginning of a flow run in a process that has stopped one before."""
-    _running.stopping.clear()
-
-
-def _environment() -> dict[str, str]:
-    folder = str(Path(sys.executable).parent)
-    path = os.environ.get("PATH", os.defpath)
-    # commands of dvc.yaml (`clpdd`, `python`) are those of the interpreter that runs this, activated or not
-    return os.environ | {"PATH": f"{folder}{os.pathsep}{path}", "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
-
-
-def run(
-    command: Sequence[str],
-    folder: Path,
-    on_line: Line,
-    grace: float = 30.0,
-    environment: dict[str, str] | None = None,
-) -> tuple[int, list[str]]:
-    """Run ``command`` under ``guard.py``; every line it writes goes to ``on_line``.
-
-    Returns its exit code and last lines. Whatever interrupts this call (cancellation, a signal's exception), the
-    command's process group gets SIGTERM, ``grace`` seconds, SIGKILL, and the interruption is raised again.
-    """
-    tail: deque[str] = deque(maxlen=_TAIL)
-    with _running.lock:
-        if _running.stopping.is_set():
-            return 128 + signal.SIGTERM, ["not started: the run is being stopped"]
-        guard = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_HERE / "guard.py"), str(grace), *command],
-            cwd=folder,
-            env=environment or _environment(),
-            stdin=subprocess.PIPE,  # never written to: its end tells the guard that this process died
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            start_new_session=True,
-        )
-        _running.guards.add(guard)
-    try:
-        assert guard.stdout is not None
-        for line in guard.stdout:  # universal newlines: a progress bar's carriage returns end lines too
-            line = line.rstrip()
-            if line:
-                tail.append(line)
-                on_line(line)
-        return guard.wait(), list(tail)
-    except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            guard.send_signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            guard.wait(grace + 5)
-        guard.kill()  # its command follows: nothing else holds its pipe, and the group was signalled already
-        raise
-    finally:
-        with _running.lock:
-            _running.guards.discard(guard)
-        for stream in (guard.stdin, guard.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
-
-
 def _dvc(root: Path, arguments: Sequence[str], on_line: Line, grace: float = 30.0) -> tuple[int, list[str]]:
     """Run ``dvc``; while another process (a person's ``dvc status``, say) keeps DVC busy, wait and run it again.
 
@@ -248,32 +142,6 @@ def _dvc(root: Path, arguments: Sequence[str], on_line: Line, grace: float = 30.
             told = True
         time.sleep(delay)
         delay = min(delay * 2, 10.0)
-
-
-@contextlib.contextmanager
-def holding(path: Path, waiting: Callable[[str], None] | None = None, poll: float = 0.1) -> Iterator[None]:
-    """Hold an exclusive ``flock`` on ``path``; ``waiting`` is told once who holds it, while it is not free.
-
-    A dead holder, however it died, frees it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    told = False
-    try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if waiting is not None and not told:
-                    waiting(os.pread(descriptor, 128, 0).decode(errors="replace").strip() or "another process")
-                    told = True
-                time.sleep(poll)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()}".encode(), 0)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _recording(root: Path) -> contextlib.AbstractContextManager[None]:
@@ -315,7 +183,7 @@ def read_stages(root: Path) -> dict[str, Stage]:
     if not (root / "dvc.yaml").is_file():
         raise ProjectError(f"{root} holds no dvc.yaml: run in the project's folder, or name it (--folder)")
     command = [sys.executable, "-P", str(_HERE / "graph.py")]
-    done = subprocess.run(command, cwd=root, env=_environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=root, env=environment(), capture_output=True, text=True, check=False)
     if done.returncode and mend(root):
         return read_stages(root)
     if done.returncode:
@@ -385,9 +253,9 @@ def run_commands(stage: Stage, on_line: Line, grace: float) -> None:
     """Run a stage's own commands, without DVC. Raises a ``StageError`` that says whether to run it again."""
     shell = os.environ.get("SHELL") or "/bin/sh"
     flags = ["--noprofile", "--norc"] if Path(shell).name == "bash" else []  # as DVC starts it
-    environment = _environment() | {"DVC_STAGE": stage.name}
+    env = environment() | {"DVC_STAGE": stage.name}
     for command in stage.commands:
-        code, tail = run([shell, *flags, "-c", command], Path(stage.folder), on_line, grace, environment)
+        code, tail = run([shell, *flags, "-c", command], Path(stage.folder), on_line, grace, env)
         if code:
             raise stage_error(stage.name, code, tail)
 

@@ -27,7 +27,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from clpdd.layout import Layout
-from flows import dvc
+from flows import dvc, processes
 from flows.artifacts import StageProgress, publish_artifacts
 from flows.overrides import apply_overrides
 
@@ -45,7 +45,7 @@ Log = logging.Logger | logging.LoggerAdapter[Any]
 
 def _worth_another_try(task_: Any, run: Any, state: State[Any]) -> bool:
     """Prefect's retry condition: only what may end differently, and never while the run is being stopped."""
-    return isinstance(state.data, (dvc.StageInterrupted, dvc.StageStarved)) and not dvc.stopping()
+    return isinstance(state.data, (dvc.StageInterrupted, dvc.StageStarved)) and not processes.stopping()
 
 
 @contextlib.contextmanager
@@ -78,7 +78,7 @@ def _work(root: Path, stage: dvc.Stage, alone: bool, say: Log, grace: float, for
             progress.done()
             return
         except dvc.StageBusy:
-            if dvc.stopping():
+            if processes.stopping():
                 raise
             say.info("waiting %.0f s for the process that is running this stage already", delay)
             time.sleep(delay)
@@ -154,7 +154,7 @@ def pipeline(
     """
     say = get_run_logger()
     root = Path(folder).resolve()
-    dvc.allow_starts()
+    processes.allow_starts()
     if (attempt := this_run.get_run_count() or 1) > RESTARTS:
         return Failed(message=f"given up: the process of this run was lost {RESTARTS} times")
     if not (root / "dvc.yaml").is_file():
@@ -166,7 +166,7 @@ def pipeline(
         say.info("waiting for the run that has this workspace now (%s)", holder)
 
     # one run at a time in a workspace: params.yaml and dvc.lock are one for all
-    with dvc.holding(root / ".dvc" / "tmp" / "flows-run.lock", waiting, poll=1.0):
+    with processes.holding(root / ".dvc" / "tmp" / "flows-run.lock", waiting, poll=1.0):
         if apply_overrides(root, settings):
             say.info("params.yaml now has %s", ", ".join(settings))
         stages = dvc.select(dvc.read_stages(root), targets, upstream)
@@ -177,7 +177,7 @@ def pipeline(
         try:
             ends = _conduct(root, stages, dirty, parallel, force, (gpu, gpu_stages), grace)
         except BaseException:
-            dvc.stop_all()  # tasks run in threads, which no signal reaches
+            processes.stop_all()  # tasks run in threads, which no signal reaches
             raise
         problems = {name: state.message or "" for name, state in ends.items() if not state.is_completed()}
         if problems:

@@ -166,7 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background jobs start with it ignored
+        signal.signal(number, interrupt)
     print("starting the Prefect server ...", flush=True)
     try:
         with serve(options.host, options.port, gpus=options.gpus) as served:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 import yaml
 
@@ -24,7 +25,7 @@ os.environ["PREFECT_HOME"] = _HOME  # before anything imports Prefect
 # a run that is held asks again every 30 s otherwise
 os.environ["PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS"] = "3"
 
-from flows import dvc  # noqa: E402
+from flows import processes  # noqa: E402
 from flows.environment import ROOT  # noqa: E402
 from flows.serve import Served, serve  # noqa: E402
 
@@ -131,7 +132,7 @@ def make_toy(
 def toy(tmp_path: Path) -> Iterator[Toy]:
     """A fresh toy project."""
     yield make_toy(tmp_path / "toy")
-    dvc.allow_starts()
+    processes.allow_starts()
 
 
 def free_port() -> int:
@@ -161,3 +162,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     home = Path(_HOME) / "server"
     with serve(port=free_port(), home=home, worker=False, deploy=["--missed", "35", "--file", str(file)]) as running:
         yield running
+        parts = [psutil.Process(part.pid) for part in running.parts.values()]
+        everything = [process for part in parts for process in [part, *part.children(recursive=True)]]
+    assert not [process for process in everything if process.is_running()]  # nothing outlives it
