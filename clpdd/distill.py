@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from .errors import ArtifactError, SettingsError
 from .features import FeatureStore
 from .files import sha256_tree
 from .kernels import Kernels
-from .methods import METHODS, Context, OnProgress
+from .methods import METHODS, Context, OnProgress, Snapshot
 from .provenance import code_digest
 from .work import WorkFolder, fingerprint
 
@@ -38,6 +40,9 @@ def distill(
     random_draws: int = 5,
     wait: float = 0.0,
     on_progress: OnProgress | None = None,
+    name: str | None = None,
+    snapshots: Sequence[int] = (),
+    on_snapshot: Callable[[Snapshot], None] | None = None,
 ) -> DistilledSet:
     """Distil the training split with one method and write the result to ``target``.
 
@@ -54,6 +59,9 @@ def distill(
         random_draws: draws of the method ``random``.
         wait: seconds to wait for another run of the same work.
         on_progress: called with a step and its readings.
+        name: what the result is called; ``None`` takes the method's name.
+        snapshots, on_snapshot: steps (0 is the start) whose images are shown to ``on_snapshot`` as they are reached.
+            Steps that an earlier, killed attempt has passed are not shown again, nor is anything of a finished run.
 
     Raises:
         SettingsError: an unknown method, or settings the data cannot serve.
@@ -61,6 +69,7 @@ def distill(
         Preempted, NumericalError, ResourceError, BusyError: see ``clpdd.errors``.
     """
     settings = settings or DistillSettings()
+    name = name or method
     if method not in METHODS:
         raise SettingsError(f"methods: unknown method {method!r}; known are {', '.join(METHODS)}")
     chosen = METHODS[method]
@@ -68,6 +77,7 @@ def distill(
     relevant = _relevant(settings, chosen.settings_used)
     parts = fingerprint(
         method=method,
+        name=name,
         settings=relevant,
         seed=seed,
         random_draws=random_draws if method == "random" else None,
@@ -81,9 +91,10 @@ def distill(
         device=encoder.mean.device.type,
         code=code_digest("clpdd.distill"),
     )
-    with WorkFolder(work_root, "distill", f"{encoder.name}/{method}", parts, wait) as work:
+    with WorkFolder(work_root, "distill", f"{encoder.name}/{name}", parts, wait) as work:
         record: dict[str, Any] = {
             "method": method,
+            "name": name,
             "dataset": opened[0].dataset,
             "images_per_class": settings.images_per_class,
             "encoder": encoder.describe(),
@@ -93,11 +104,37 @@ def distill(
 
         def make() -> None:
             context = Context(
-                settings, seed, encoder, *opened, work.path, record, random_draws, on_progress=on_progress
+                settings,
+                seed,
+                encoder,
+                *opened,
+                work.path,
+                record,
+                random_draws,
+                on_progress=on_progress,
+                snapshots=frozenset(snapshots),
+                on_snapshot=on_snapshot,
+                source=source(work.path / "source") if method == "neighbor" else None,
             )
             chosen(context).save(work.out / "set")
 
-        made = work.produce(make, {"set": target}, discard=("checkpoints", "frames"))
+        def source(folder: Path) -> DistilledSet:
+            """What the neighbours are neighbours of: made here unless that method's own run has made it already."""
+            return distill(
+                settings.neighbor_of,
+                index=index,
+                train=train,
+                validation=validation,
+                kernels=kernels,
+                encoder=encoder,
+                target=folder,
+                work_root=work_root,
+                settings=settings,
+                seed=seed,
+                wait=math.inf,
+            )
+
+        made = work.produce(make, {"set": target}, discard=("checkpoints", "frames", "source"))
     result = DistilledSet.load(target)
     if not made and on_progress is not None:
         _replay(result, on_progress)

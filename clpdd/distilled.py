@@ -75,6 +75,11 @@ class DistilledSet:
         return str(self.info.get("method", "unknown"))
 
     @property
+    def name(self) -> str:
+        """What it is called in ``methods``: the method's name, or that of a variant of it."""
+        return str(self.info.get("name", self.method))
+
+    @property
     def draws(self) -> list[DistilledSet]:
         """The set's independent draws, each a set of its own (one, unless the method is random)."""
         if self.draw is None or not len(self):

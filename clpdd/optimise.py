@@ -38,6 +38,10 @@ class Problem(Protocol):
     def validate(self, images: Tensor) -> float:
         """Top-1 in percent on validation data."""
 
+    @property
+    def cost(self) -> tuple[int, int]:
+        """Images that one step sends through the encoder, forward and backward."""
+
 
 def optimise(context: Context, problem: Problem) -> DistilledSet:
     """Run (or continue) the optimisation in ``context.work`` and return the distilled set.
@@ -62,6 +66,7 @@ class _Loop:
         self.context, self.problem, self.settings = context, problem, context.settings
         self.device = context.encoder.mean.device
         self.step = 0
+        self.seconds = 0.0  # of the steps alone, over all attempts
         self.losses: list[float] = []
         self.scores: list[tuple[int, float]] = []
         self.best: tuple[int, float, Tensor] | None = None
@@ -104,9 +109,13 @@ class _Loop:
         ):
             if self.step == 0:
                 self._preview()
+                self._snapshot()
             while self.step < total:
+                begun = time.perf_counter()
                 self._one_step()
+                self.seconds += time.perf_counter() - begun
                 self._record()
+                self._snapshot()
                 bar.update()
                 bar.set_postfix(self._readings(), refresh=False)
                 due = self.step - saved >= self.settings.checkpoint_every_steps
@@ -156,6 +165,13 @@ class _Loop:
         if last or self.step % self.settings.preview_every == 0:
             self._preview()
 
+    def _snapshot(self) -> None:
+        from .methods.base import Snapshot
+
+        if self.context.on_snapshot is not None and self.step in self.context.snapshots:
+            images = to_uint8(self.parameters.decode())
+            self.context.on_snapshot(Snapshot(self.step, self.seconds, images))
+
     def _readings(self) -> dict[str, str]:
         readings = {"loss": f"{self.losses[-1]:.4f}"}
         if self.scores:
@@ -185,6 +201,7 @@ class _Loop:
             for name, value in self.optimiser.state.get(level, {}).items():
                 tensors[f"adam.{k}.{name}"] = value
         values: dict[str, Any] = {"levels": len(self.parameters.levels), "losses": self.losses, "scores": self.scores}
+        values["seconds"] = self.seconds
         values["previews"] = self.previews
         if self.best is not None:
             values["best"] = list(self.best[:2])
@@ -199,7 +216,7 @@ class _Loop:
         if not self._previews_whole(values["previews"]):
             return
         self.previews = values["previews"]
-        self.step, self.losses = checkpoint.step, values["losses"]
+        self.step, self.losses, self.seconds = checkpoint.step, values["losses"], values["seconds"]
         self.scores = [(step, score) for step, score in values["scores"]]
         self.parameters.levels = [tensors[f"level.{k}"].to(self.device) for k in range(values["levels"])]
         self.optimiser = self._fresh_optimiser()
@@ -233,7 +250,11 @@ class _Loop:
             "loss": [[i + 1, loss] for i, loss in enumerate(self.losses)],
             "validation_top1": [[at, value] for at, value in self.scores],
         }
-        record = self.context.record | {"curves": curves, "kept_step": step, "validation_top1": score}
+        forward, backward = self.problem.cost
+        total = self.settings.steps
+        passes = {"forward": forward * total, "backward": backward * total}
+        record = self.context.record | {"encoder_images": passes}
+        record |= {"curves": curves, "kept_step": step, "validation_top1": score}
         frames = [np.asarray(Image.open(self._frames / name).convert("RGB")) for name in sorted(self.previews)]
         return DistilledSet(
             images, self.context.labels, self.context.index.class_names, record, start=self.start, frames=frames

@@ -103,8 +103,10 @@ def distill(project: Project, encoder: str, method: str, on_progress: OnProgress
     from .distill import distill as run
 
     layout, settings = project.layout, project.settings
+    kind, chosen = settings.variant(method)
     run(
-        method,
+        kind,
+        name=method,
         index=layout.index("train"),
         train=layout.features(encoder, "train"),
         validation=layout.features(encoder, "validation"),
@@ -112,7 +114,7 @@ def distill(project: Project, encoder: str, method: str, on_progress: OnProgress
         encoder=project.encoder(encoder),
         target=layout.distilled(encoder, method),
         work_root=layout.work,
-        settings=settings.distill,
+        settings=chosen,
         seed=settings.seed,
         random_draws=settings.evaluate.random_draws,
         wait=settings.runtime.wait_seconds,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from clpdd.config import Settings, load_settings, parse_settings
+from clpdd.config import BUILT_IN, Settings, load_settings, parse_settings, resolve
 from clpdd.errors import SettingsError
 
 PARAMS = Path(__file__).parent.parent / "params.yaml"
@@ -120,3 +120,32 @@ def test_numbers_may_be_written_as_yaml_users_write_them(tmp_path: Path) -> None
 def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("")
     assert load_settings(tmp_path / "params.yaml") == Settings()
+
+
+def test_a_variant_changes_what_it_names_and_nothing_else() -> None:
+    settings = parse_settings(
+        {
+            "distill": {"temperature": 0.7, "augment": {"crop_area": [0.5, 1.0]}},
+            "variants": {"hot": {"method": "clp", "augment": {"flip": 0.25}}, "lgm": {"steps": 7}},
+            "methods": ["hot", "lgm", "clp"],
+        }
+    )
+    assert settings.variant("clp") == ("clp", settings.distill)
+    method, hot = settings.variant("hot")
+    assert method == "clp"
+    assert hot.augment.flip == 0.25
+    assert hot.model_copy(update={"augment": settings.distill.augment}) == settings.distill
+    assert hot.augment.crop_area == [0.5, 1.0]
+    method, lgm = settings.variant("lgm")  # the user's on top of the built-in one
+    assert (method, lgm.steps, lgm.learning_rate, lgm.schedule) == ("lgm", 7, 2e-3, "constant")
+    assert (lgm.augment.noise, lgm.augment.crop_area, lgm.temperature) == (0.5, [0.5, 1.0], 0.7)
+    assert not settings.model_copy().variant("lgm-no-dsa")[1].augment.active
+
+
+def test_every_built_in_variant_is_of_a_known_method() -> None:
+    from clpdd.config.variants import METHODS as NAMES
+    from clpdd.methods import METHODS
+
+    assert set(NAMES) == set(METHODS)
+    for name in BUILT_IN:
+        assert resolve(name, Settings().distill)[0] in METHODS

@@ -19,9 +19,12 @@ from clpdd.config import AugmentSettings, DistillSettings
 from clpdd.datasets import Index
 from clpdd.distill import distill
 from clpdd.distilled import DistilledSet
+from clpdd.encoders import encode
 from clpdd.errors import ArtifactError, BusyError, NumericalError, SettingsError
+from clpdd.features import FeatureStore
 from clpdd.files import sha256_tree
 from clpdd.kernels import Kernels
+from clpdd.methods import Snapshot
 
 from .conftest import World
 
@@ -225,13 +228,68 @@ def test_repeated_images_with_no_ridge_are_a_singular_kernel(world: World, tmp_p
         run(world, tmp_path, initialisation="zero", ridge=0.0, augment=off)
 
 
+@pytest.mark.parametrize("method", ["clp", "lgm"])
+def test_snapshots_show_the_way_and_a_killed_run_goes_on_showing_it(world: World, tmp_path: Path, method: str) -> None:
+    def follow(root: Path, steps: list[int], stop_at: int | None = None) -> dict[int, Snapshot]:
+        seen: dict[int, Snapshot] = {}
+
+        def keep(snapshot: Snapshot) -> None:
+            seen[snapshot.step] = snapshot
+            if snapshot.step == stop_at:
+                raise KeyboardInterrupt
+
+        made = distill(
+            method,
+            **world.inputs(root),  # type: ignore[arg-type]
+            settings=DistillSettings(**QUICK | {"keep": "last"}),
+            snapshots=steps,
+            on_snapshot=keep,
+        )
+        assert torch.equal(seen[12].images, made.images)
+        return seen
+
+    whole = follow(tmp_path / "a", [0, 5, 12])
+    assert list(whole) == [0, 5, 12]
+    assert 0 == whole[0].seconds < whole[5].seconds < whole[12].seconds
+    with pytest.raises(KeyboardInterrupt):
+        follow(tmp_path / "b", [5], stop_at=5)
+    rest = follow(tmp_path / "b", [0, 5, 12])
+    assert set(rest) == {5, 12}  # the checkpoint was at step 3
+    assert all(torch.equal(rest[step].images, whole[step].images) for step in rest)
+    assert rest[12].seconds > rest[5].seconds > 0
+
+
+def test_neighbours_are_the_nearest_real_images_of_the_same_class(world: World, tmp_path: Path) -> None:
+    clp = run(world, tmp_path / "one")
+    found = distill(
+        "neighbor",
+        **world.inputs(tmp_path / "one") | {"target": tmp_path / "neighbor"},  # type: ignore[arg-type]
+        settings=DistillSettings(**QUICK),
+    )
+    index, store = Index.open(world.layout.index("train")), FeatureStore.open(world.inputs(tmp_path)["train"])  # type: ignore[arg-type]
+    rows = [index.ids.index(name) for name in found.info["sources"]]
+    Z, real = encode(world.encoder, clp.images), store.features()
+    for z, label, row in zip(Z, clp.labels, rows, strict=True):
+        similarity = torch.cosine_similarity(z[None], real)
+        similarity[store.labels != label] = -1
+        assert similarity[row] == pytest.approx(similarity.max().item(), abs=1e-5)
+    # what it is near to was not made a second time
+    assert len(list((tmp_path / "one" / "work" / "distill" / "clpdd_resnet14-clp").glob("*/done.json"))) == 1
+
+
+def test_a_variant_is_called_by_its_name(world: World, tmp_path: Path) -> None:
+    made = distill("clp", **world.inputs(tmp_path), settings=DistillSettings(**QUICK), name="mine")  # type: ignore[arg-type]
+    assert (made.method, made.name) == ("clp", "mine")
+    assert made.info["encoder_images"] == {"forward": 120, "backward": 120}
+
+
 def test_too_many_images_per_class_are_refused_before_work(world: World, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"distill\.images_per_class is 11"):
         run(world, tmp_path, "centroid", images_per_class=11)
 
 
 def test_unknown_method_lists_the_known(world: World, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="clp, random, centroid, full"):
+    with pytest.raises(SettingsError, match="clp, lgm, random, centroid, neighbor, full"):
         run(world, tmp_path, "magic")
 
 

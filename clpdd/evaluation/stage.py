@@ -127,9 +127,9 @@ def _open_bench(name: str, encoder: Encoder, stores: Mapping[str, Path], kernels
 def _open_set(folder: Path, key: tuple[str, str], encoders: Mapping[str, Encoder], bench: Bench) -> DistilledSet:
     distil, method = key
     data = DistilledSet.load(folder)
-    if data.method != method:
-        raise ArtifactError(f"{folder} was made by the method {data.method}, not {method}: distil again")
-    if not len(data) and method != "full":
+    if data.name != method:
+        raise ArtifactError(f"{folder} was made by the method {data.name}, not {method}: distil again")
+    if not len(data) and data.method != "full":
         raise ArtifactError(f"{folder} holds no images, so no probe can be trained on it: distil again")
     known = list(bench.test.class_names)
     if data.class_names != known:

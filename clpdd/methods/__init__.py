@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from .base import Context, Method, OnProgress
+from .base import Context, Method, OnProgress, Snapshot
 from .clp import Clp
-from .real import Centroid, Full, Random
+from .lgm import Lgm
+from .real import Centroid, Full, Neighbor, Random
 
-__all__ = ["METHODS", "Context", "Method", "OnProgress"]
+__all__ = ["METHODS", "Context", "Method", "OnProgress", "Snapshot"]
 
-METHODS: dict[str, Method] = {method.name: method for method in (Clp(), Random(), Centroid(), Full())}
+METHODS: dict[str, Method] = {
+    method.name: method for method in (Clp(), Lgm(), Random(), Centroid(), Neighbor(), Full())
+}

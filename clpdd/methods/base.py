@@ -18,7 +18,21 @@ from ..errors import SettingsError
 from ..features import FeatureStore
 from ..kernels import Kernels
 
-__all__ = ["Context", "Method", "OnProgress", "real_images"]
+__all__ = ["Context", "Method", "OnProgress", "Snapshot", "real_images"]
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """Images on the way: ``(n, 3, s, s)`` uint8 after ``step`` steps that took ``seconds`` of wall clock.
+
+    The seconds are those of the optimisation steps alone (no validation, previews or checkpoints), summed over the
+    attempts of a killed run.
+    """
+
+    step: int
+    seconds: float
+    images: Tensor
+
 
 OnProgress = Callable[[int, dict[str, float]], None]
 """Called with a step and its readings (``loss``, ``validation_top1``), also for the steps of a restored history."""
@@ -39,6 +53,9 @@ class Context:
     record: dict[str, Any] = field(default_factory=dict)  # goes into the artifact
     random_draws: int = 1
     on_progress: OnProgress | None = None
+    snapshots: frozenset[int] = frozenset()  # steps whose images ``on_snapshot`` is shown
+    on_snapshot: Callable[[Snapshot], None] | None = None
+    source: DistilledSet | None = None  # for the method ``neighbor``: what the images are to be near to
 
     @property
     def size(self) -> int:

@@ -1,15 +1,17 @@
-"""Baselines made of real images: random draws, the most central images, and all of them."""
+"""Baselines made of real images: random draws, the most central ones, the nearest to distilled ones, and all."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 from ..distilled import DistilledSet
+from ..encoders import encode
 from ..errors import DataError
 from ..seeding import generator
 from .base import Context, nearest_rows, real_images
 
-__all__ = ["Centroid", "Full", "Random"]
+__all__ = ["Centroid", "Full", "Neighbor", "Random"]
 
 _USED = ("images_per_class", "image_size")
 
@@ -46,6 +48,24 @@ class Centroid:
 
     def __call__(self, context: Context) -> DistilledSet:
         rows = nearest_rows(context)
+        return _chosen(context, rows, torch.zeros(len(rows), dtype=torch.int64))
+
+
+class Neighbor:
+    """For each image that another method made, the real image of its class nearest to it (cosine of the features)."""
+
+    name = "neighbor"
+    settings_used = None
+
+    def __call__(self, context: Context) -> DistilledSet:
+        assert context.source is not None
+        made = context.source
+        encoder, train = context.encoder, context.train
+        Z = F.normalize(encode(encoder, made.images, context.settings.encoder_batch).cpu(), dim=1)
+        real = F.normalize(train.features(), dim=1)
+        similarity = Z @ real.T
+        similarity[made.labels[:, None] != train.labels] = -torch.inf
+        rows = similarity.argmax(1).tolist()
         return _chosen(context, rows, torch.zeros(len(rows), dtype=torch.int64))
 
 

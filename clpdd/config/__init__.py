@@ -1,0 +1,38 @@
+"""``params.yaml`` as typed settings: read once, refused by name, immutable afterwards."""
+
+from __future__ import annotations
+
+from .loading import load_settings, parse_settings
+from .sections import (
+    AugmentSettings,
+    CacheSettings,
+    DatasetSettings,
+    DistillSettings,
+    EncoderOptions,
+    EvaluateSettings,
+    KernelSettings,
+    ReportSettings,
+    RuntimeSettings,
+    SplitLimits,
+)
+from .settings import Settings
+from .variants import BUILT_IN, Variant, resolve
+
+__all__ = [
+    "BUILT_IN",
+    "AugmentSettings",
+    "CacheSettings",
+    "DatasetSettings",
+    "DistillSettings",
+    "EncoderOptions",
+    "EvaluateSettings",
+    "KernelSettings",
+    "ReportSettings",
+    "RuntimeSettings",
+    "Settings",
+    "SplitLimits",
+    "Variant",
+    "load_settings",
+    "parse_settings",
+    "resolve",
+]

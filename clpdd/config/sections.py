@@ -1,0 +1,204 @@
+"""The sections of ``params.yaml`` as typed, immutable settings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+__all__ = [
+    "AugmentSettings",
+    "CacheSettings",
+    "DatasetSettings",
+    "DistillSettings",
+    "EncoderOptions",
+    "EvaluateSettings",
+    "KernelSettings",
+    "ReportSettings",
+    "RuntimeSettings",
+    "Section",
+    "SplitLimits",
+    "once",
+]
+
+Positive = Annotated[int, Field(ge=1, le=2**31)]
+Count = Annotated[int, Field(ge=0, le=2**31)]
+Share = Annotated[float, Field(ge=0, le=1)]
+OpenShare = Annotated[float, Field(gt=0, lt=1)]
+PositiveReal = Annotated[float, Field(gt=0)]
+NonNegativeReal = Annotated[float, Field(ge=0)]
+Paths = str | list[str] | None
+Protocol = Literal["sgd", "closed_form"]
+
+
+class Section(BaseModel):
+    """A part of the settings: unknown keys, wrong types, NaN and infinity are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class SplitLimits(Section):
+    """Images per class kept of each split; ``None`` keeps all."""
+
+    train: Positive | None = None
+    validation: Positive | None = None
+    test: Positive | None = None
+
+
+class DatasetSettings(Section):
+    """Which labelled images, and how they are split."""
+
+    name: Literal["digits", "parquet", "folder"] = "digits"
+    title: Annotated[str, Field(min_length=1, max_length=80)] | None = None
+    train: Paths = None
+    validation: Paths = None
+    test: Paths = None
+    image_column: str = "image"
+    label_column: str = "label"
+    class_names: list[str] | None = None
+    validation_fraction: OpenShare = 0.1
+    test_fraction: OpenShare = 0.2
+    max_per_class: SplitLimits = SplitLimits()
+    bad_images: Literal["error", "skip"] = "error"
+    duplicates: Literal["error", "drop", "allow"] = "error"
+    max_pixels: Positive = 50_000_000
+
+    @model_validator(mode="after")
+    def _sources(self) -> Self:
+        given = [name for name in ("train", "validation", "test") if getattr(self, name) is not None]
+        if self.name == "digits" and given:
+            raise ValueError(f"{given[0]} is for the datasets parquet and folder; digits brings its own images")
+        if self.name != "digits" and self.train is None:
+            raise ValueError(f"train is needed by the dataset {self.name}: give the path of the training images")
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("validation_fraction + test_fraction must be below 1, or nothing is left to train on")
+        if self.class_names is not None and len(set(self.class_names)) != len(self.class_names):
+            raise ValueError("class_names holds a name twice")
+        return self
+
+
+class EncoderOptions(Section):
+    """How to build one encoder; whatever is ``None`` comes from timm's own configuration of the model."""
+
+    model: str | None = None
+    weights: str | None = None
+    image_size: Annotated[int, Field(ge=8, le=4096)] | None = None
+
+
+class CacheSettings(Section):
+    """Encoding of the real images into Zarr."""
+
+    dtype: Literal["float16", "float32"] = "float16"
+    batch_size: Positive = 64
+    workers: Annotated[int, Field(ge=0, le=256)] = 1
+    chunk_rows: Positive = 512
+    shard_rows: Positive = 8192
+
+    @model_validator(mode="after")
+    def _whole_chunks(self) -> Self:
+        if self.shard_rows % self.chunk_rows:
+            raise ValueError(f"shard_rows ({self.shard_rows}) must be a multiple of chunk_rows ({self.chunk_rows})")
+        return self
+
+
+class KernelSettings(Section):
+    """The one streamed pass over the features."""
+
+    ridge_grid: Annotated[list[PositiveReal], Field(min_length=1)] = [1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0]
+    block_rows: Positive = 8192
+    nearest: Positive = 10
+
+
+class AugmentSettings(Section):
+    """Differentiable augmentation (DSA); every piece can be switched off."""
+
+    flip: Share = 0.5
+    crop: bool = True
+    crop_area: Annotated[list[PositiveReal], Field(min_length=2, max_length=2)] = [0.08, 1.0]
+    crop_aspect: Annotated[list[PositiveReal], Field(min_length=2, max_length=2)] = [3 / 4, 4 / 3]
+    noise: Share = 0.0
+    noise_mean: float = 0.5
+    noise_std: NonNegativeReal = 0.2
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        for name in ("crop_area", "crop_aspect"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} is [{low}, {high}], but the first number must not exceed the second")
+        if self.crop_area[1] > 1:
+            raise ValueError(f"crop_area ends at {self.crop_area[1]}, but a crop covers at most the whole image (1.0)")
+        return self
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is changed at all."""
+        return self.crop or self.flip > 0 or self.noise > 0
+
+    def without_noise(self) -> AugmentSettings:
+        """Flip and crop alone, as the evaluation protocols use them."""
+        return self.model_copy(update={"noise": 0.0})
+
+
+class DistillSettings(Section):
+    """How synthetic images are made (METHODS in ``clpdd.methods``)."""
+
+    images_per_class: Annotated[int, Field(ge=1, le=10_000)] = 1
+    steps: Positive = 600
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.03
+    schedule: Literal["constant", "cosine"] = "cosine"
+    objective: Literal["cross_entropy", "cosine", "mse"] = "cross_entropy"
+    temperature: PositiveReal = 0.05
+    ridge: NonNegativeReal = 3.0
+    centre: Literal["real", "none"] = "real"
+    outer_batch: Count = 4096
+    augmentations: Annotated[int, Field(ge=1, le=1000)] = 3
+    augment: AugmentSettings = AugmentSettings()
+    parameterisation: Literal["pyramid", "pixels"] = "pyramid"
+    extend_every: Positive = 50
+    decorrelate: bool = True
+    initialisation: Literal["centroid", "noise", "zero"] = "centroid"
+    image_size: Annotated[int, Field(ge=8, le=4096)] | None = None
+    encoder_batch: Positive = 512
+    neighbor_of: Literal["clp", "lgm"] = "clp"
+    keep: Literal["best", "last"] = "best"
+    validate_every: Positive = 50
+    preview_every: Positive = 100
+    checkpoint_every_steps: Positive = 100
+    checkpoint_every_seconds: PositiveReal = 60
+
+
+def once(names: list[Any]) -> list[Any]:
+    """``names``, or ``ValueError`` when one stands twice."""
+    if len(set(names)) != len(names):
+        raise ValueError(f"holds a name twice: {', '.join(map(str, names))}")
+    return names
+
+
+class EvaluateSettings(Section):
+    """Probe protocols (``clpdd.probe``)."""
+
+    protocols: Annotated[list[Protocol], Field(min_length=1), AfterValidator(once)] = ["sgd", "closed_form"]
+    seeds: Annotated[int, Field(ge=1, le=1000)] = 5
+    random_draws: Annotated[int, Field(ge=1, le=1000)] = 5
+    epochs: Positive = 1000
+    learning_rate: PositiveReal = 1e-3
+    views: Count = 100
+    augment: AugmentSettings = AugmentSettings()
+    ridge: PositiveReal = 1.0
+    encoder_batch: Positive = 256
+
+
+class ReportSettings(Section):
+    """What the page shows."""
+
+    images_per_row: Positive = 10
+    max_classes: Annotated[int, Field(ge=2, le=1000)] = 20
+
+
+class RuntimeSettings(Section):
+    """Where and how to compute; never what."""
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    threads: Annotated[int, Field(ge=0, le=4096)] = 0
+    wait_seconds: NonNegativeReal = 0

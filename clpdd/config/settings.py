@@ -1,0 +1,99 @@
+"""All settings of a pipeline: what the sections must satisfy together."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from .sections import (
+    CacheSettings,
+    DatasetSettings,
+    DistillSettings,
+    EncoderOptions,
+    EvaluateSettings,
+    KernelSettings,
+    ReportSettings,
+    RuntimeSettings,
+    Section,
+    once,
+)
+from .variants import BUILT_IN, METHODS, OPTIMISING, Variant, resolve
+
+__all__ = ["Settings"]
+
+
+class Settings(Section):
+    """Everything in ``params.yaml``."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    dataset: DatasetSettings = DatasetSettings()
+    encoders: Annotated[list[str], Field(min_length=1), AfterValidator(once)] = ["clpdd_resnet14"]
+    encoder_options: dict[str, EncoderOptions] = {}
+    cache: CacheSettings = CacheSettings()
+    kernels: KernelSettings = KernelSettings()
+    methods: Annotated[list[str], Field(min_length=1), AfterValidator(once)] = ["clp", "random", "centroid", "full"]
+    variants: dict[str, Variant] = {}
+    distill: DistillSettings = DistillSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    report: ReportSettings = ReportSettings()
+    runtime: RuntimeSettings = RuntimeSettings()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        unused = sorted(set(self.encoder_options) - set(self.encoders))
+        if unused:
+            near = difflib.get_close_matches(unused[0], self.encoders, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"encoders lists {', '.join(self.encoders)}"
+            raise ValueError(f"encoder_options names {unused[0]!r}, which encoders does not list; {hint}")
+        self._methods_known()
+        for name in self.methods:
+            method, distill = self.variant(name)
+            central = method == "centroid" or (method in OPTIMISING and distill.initialisation == "centroid")
+            if central and distill.images_per_class > self.kernels.nearest:
+                ipc = distill.images_per_class
+                raise ValueError(
+                    f"distill.images_per_class is {ipc}, but only kernels.nearest = {self.kernels.nearest} central "
+                    f"images per class are kept: raise kernels.nearest to at least {ipc}"
+                )
+        return self
+
+    def _methods_known(self) -> None:
+        known = [*BUILT_IN, *(name for name in self.variants if name not in BUILT_IN)]
+        for name in self.methods:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {near[0]}?" if near else "name it in variants, or take a known one"
+                raise ValueError(f"methods: unknown method {name!r}; {hint} Known are {', '.join(known)}")
+        for name, variant in self.variants.items():
+            if not variant.model_fields_set & {"method"} and name not in BUILT_IN:
+                raise ValueError(f"variants.{name} needs a method, one of {', '.join(METHODS)}")
+
+    @field_validator("encoders")
+    @classmethod
+    def _folder_names(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if not name or name in {".", ".."} or any(c in name for c in "/\\:@ \0"):
+                raise ValueError(
+                    f"{name!r} names folders, so it must be free of / \\ : @ and spaces: give it a short name in "
+                    f"encoder_options, e.g. encoder_options: {{mine: {{model: {name!r}}}}}, and list that name"
+                )
+        return names
+
+    @field_validator("variants")
+    @classmethod
+    def _variant_names(cls, variants: dict[str, Variant]) -> dict[str, Variant]:
+        for name in variants:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+                raise ValueError(f"{name!r} names folders: take letters, digits, dots, dashes and underscores")
+        return variants
+
+    def options(self, encoder: str) -> EncoderOptions:
+        """The options of one encoder; defaults when none are given."""
+        return self.encoder_options.get(encoder, EncoderOptions())
+
+    def variant(self, name: str) -> tuple[str, DistillSettings]:
+        """The method behind a name in ``methods``, and the settings it runs with."""
+        return resolve(name, self.distill, self.variants.get(name))

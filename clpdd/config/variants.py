@@ -1,0 +1,91 @@
+"""Named variants of the methods: a method and the ``distill`` settings in which it differs.
+
+A name in ``methods`` is one of ``BUILT_IN`` or of the user's own ``variants``. Everything a variant leaves unsaid comes
+from ``distill``, so that a difference between two variants is the difference between them that is written down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import create_model
+from pydantic.fields import FieldInfo
+
+from ..errors import SettingsError
+from .sections import DistillSettings, Section
+
+__all__ = ["BUILT_IN", "METHODS", "OPTIMISING", "Variant", "resolve"]
+
+METHODS = ("clp", "lgm", "random", "centroid", "neighbor", "full")
+"""Methods by name (``clpdd.methods``)."""
+
+OPTIMISING = ("clp", "lgm")
+"""Those that optimise images."""
+
+_NO_DSA: dict[str, Any] = {"augmentations": 1, "augment": {"flip": 0.0, "crop": False, "noise": 0.0}}
+
+# LGM as published (arXiv 2511.16674): rate, schedule, start, pyramid, views and the noise piece of its augmentation.
+# Crops and flips stay those of `distill.augment`, which fit the dataset.
+_LGM: dict[str, Any] = {
+    "method": "lgm",
+    "steps": 5000,
+    "learning_rate": 2e-3,
+    "schedule": "constant",
+    "augmentations": 10,
+    "augment": {"noise": 0.5},
+    "initialisation": "noise",
+    "extend_every": 200,
+    "keep": "last",
+}
+
+BUILT_IN: dict[str, dict[str, Any]] = {
+    "clp": {"method": "clp"},
+    "clp-mse": {"method": "clp", "objective": "mse"},
+    "clp-cosine": {"method": "clp", "objective": "cosine"},
+    "clp-no-dsa": {"method": "clp", **_NO_DSA},
+    "lgm": _LGM,
+    "lgm-no-dsa": _LGM | _NO_DSA,
+    "random": {"method": "random"},
+    "centroid": {"method": "centroid"},
+    "neighbor": {"method": "neighbor"},
+    "full": {"method": "full"},
+}
+"""Name -> method and overrides of ``DistillSettings``."""
+
+
+def _constrained(field: FieldInfo) -> Any:
+    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+
+
+_FIELDS: dict[str, Any] = {
+    "method": (Literal["clp", "lgm", "random", "centroid", "neighbor", "full"], None),
+    **{name: (_constrained(field), None) for name, field in DistillSettings.model_fields.items()},
+}
+
+Variant: Any = create_model(
+    "Variant",
+    __base__=Section,
+    __doc__="A method and the fields of ``distill`` in which it differs; what is left out comes from there.",
+    **_FIELDS,
+)
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(base)
+    for key, value in changes.items():
+        nested = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
+        out[key] = _merged(out[key], value) if nested else value
+    return out
+
+
+def resolve(name: str, base: DistillSettings, own: Section | None = None) -> tuple[str, DistillSettings]:
+    """The method called ``name`` and its settings: ``base``, then the built-in variant, then the user's ``own``.
+
+    Raises ``SettingsError`` for an unknown name, or one of the user's without a method.
+    """
+    changes = _merged(BUILT_IN.get(name, {}), own.model_dump(exclude_unset=True) if own is not None else {})
+    method = changes.pop("method", None)
+    if method is None:
+        raise SettingsError(f"methods: unknown method {name!r}; known are {', '.join(BUILT_IN)}")
+    return method, DistillSettings.model_validate(_merged(base.model_dump(), changes))
