@@ -14,6 +14,7 @@ from clpdd.features import FeatureStore
 from clpdd.kernels import Kernels
 from clpdd.methods.base import Context
 from clpdd.methods.clp import ClosedFormProbe
+from clpdd.objectives import outer_loss
 from clpdd.seeding import generator
 
 from .conftest import World
@@ -99,6 +100,18 @@ def test_whole_set_is_the_mean_of_its_mini_batches(world: World, tmp_path: Path)
         problem.real, problem.real_labels = real[rows], labels[rows]
         parts.append(problem.loss(Z, 0) * len(rows))
     torch.testing.assert_close(torch.stack(parts).sum() / len(real), whole)
+
+
+@pytest.mark.parametrize("centre", ["real", "none"])
+def test_mse_over_the_whole_set_comes_from_the_moments_alone(world: World, tmp_path: Path, centre: str) -> None:
+    problem = ClosedFormProbe(context(world, tmp_path, objective="mse", outer_batch=0, augment=OFF, centre=centre))
+    Z = world.encoder(start()).detach().requires_grad_()
+    expected = outer_loss(problem.probe(Z), problem.real, problem.real_labels, "mse", 1.0)
+    (gradient,) = torch.autograd.grad(expected, Z)
+    problem.real = problem.real * torch.nan  # not looked at
+    loss = problem.loss(Z, 0)
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=0)
+    torch.testing.assert_close(torch.autograd.grad(loss, Z)[0], gradient, rtol=1e-3, atol=1e-7)
 
 
 def test_following_the_gradient_lowers_the_loss(world: World, tmp_path: Path) -> None:

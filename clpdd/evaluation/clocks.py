@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +11,7 @@ import torch
 
 from ..errors import ArtifactError, ResourceError
 from ..files import read_json, write_json
+from ..work import peak_memory_mb
 from .protocols import Subject, Variant
 
 __all__ = ["measured", "read_record"]
@@ -32,7 +31,7 @@ def measured(file: Path, variant: Variant, subject: Subject) -> Iterator[None]:
         before = record.get(str(variant), {"seconds": 0.0, "peak_memory_mb": 0.0})
         record[str(variant)] = {
             "seconds": before["seconds"] + time.perf_counter() - start + subject.borrowed,
-            "peak_memory_mb": max(before["peak_memory_mb"], _peak_mb(device)),
+            "peak_memory_mb": max(before["peak_memory_mb"], peak_memory_mb()),
         }
         # A reading that cannot be written neither stops the work nor hides the error that did.
         with contextlib.suppress(ResourceError):
@@ -51,11 +50,3 @@ def _reset_peak(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):  # Linux: forget the high-water mark of earlier work
         Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_mb(device: torch.device) -> float:
-    """Peak memory of the device; on the CPU of the process (resident set)."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

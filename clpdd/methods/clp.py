@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..distilled import DistilledSet
+from ..moments import mse_loss
 from ..objectives import outer_loss
 from ..optimise import optimise
 from ..seeding import generator
@@ -27,10 +28,16 @@ class ClosedFormProbe(FeatureProblem):
         super().__init__(context)
         self.real = (context.train.features().to(self.device) - self.mean).contiguous()
         self.real_labels = context.train.labels.to(self.device)
+        moments = context.kernels
+        self._moments = tuple(part.to(self.device) for part in (moments.gram, moments.cross, moments.counts))
 
     def loss(self, Z: Tensor, step: int) -> Tensor:
         """Outer loss of the probe solved on features ``Z (views * n, d)`` of the synthetic views."""
         W = self.probe(Z)
+        if self.settings.objective == "mse" and not self.settings.outer_batch:
+            return mse_loss(W, *self._moments, mean=self.mean).to(
+                W.dtype
+            )  # the same in O(d^2 C), however large the set
         real, labels = self.real, self.real_labels
         if 0 < self.settings.outer_batch < len(real):
             rows = torch.randint(len(real), (self.settings.outer_batch,), generator=generator(self.seed, "outer", step))
