@@ -32,7 +32,7 @@ from clpdd.evaluation import evaluate
 from clpdd.evaluation.protocols import Variant
 from clpdd.evaluation.tables import Result, details_json
 from clpdd.features import FeatureStore, cache_features
-from clpdd.files import read_json, sha256_file
+from clpdd.files import canonical_json, read_json, sha256_bytes, sha256_file
 from clpdd.kernels import compute_kernels
 
 SETTINGS = EvaluateSettings(seeds=2, epochs=30, views=4, learning_rate=0.05, ridge=0.1)
@@ -184,6 +184,14 @@ def test_metrics_are_means_and_spreads_of_the_rows(room: Path) -> None:
     lines = (room / "results" / "plots" / "accuracy.csv").read_text().splitlines()
     assert lines[0] == "encoders,method,protocol,top1,std"
     assert f"one -> two,random,sgd-bank-4,{found['top1']},{found['top1_std']}" in lines
+
+
+def test_a_fingerprint_leads_to_everything_it_stands_for(room: Path) -> None:
+    known = read_json(room / "results" / "details.json")["fingerprints"]
+    for row in rows_of(room / "results"):
+        parts = known[row["fingerprint"]]
+        assert sha256_bytes(canonical_json(parts).encode())[:16] == row["fingerprint"]
+        assert {"settings", "inputs", "code", "versions"} <= set(parts)
 
 
 def test_details_add_up(world: World, room: Path) -> None:
@@ -376,7 +384,7 @@ def test_only_the_first_protocol_keeps_its_confusion_when_there_are_many_classes
     matrix[0] = [0] * classes  # a class without test images
     piece = {"rows": [{"draw": 0, "seed": 0, "top1": 100.0, "top5": 100.0}], "confusion": matrix, "notes": {}}
     results = [
-        Result("d", "clp", "one", target, Variant(protocol, "clean"), 1, "f", piece)
+        Result("d", "clp", "one", target, Variant(protocol, "clean"), 1, "f", {}, piece)
         for target in ("one", "two")
         for protocol in ("sgd", "closed_form")
     ]

@@ -25,6 +25,7 @@ from clpdd.errors import ArtifactError
 from clpdd.files import write_json
 from clpdd.layout import Layout
 from clpdd.report import write_report
+from clpdd.report.clocks import git_revision
 from clpdd.report.figures import nice_ticks
 from clpdd.report.page import duration
 from clpdd.report.pictures import fit
@@ -298,6 +299,7 @@ def test_timed_results_are_the_results_and_their_readings(plain: tuple[Layout, S
     assert timed.select(results.column_names).equals(results)
     assert timed["seconds"].to_pylist() == [12.0] * len(results)
     assert timed["peak_memory_mb"].to_pylist() == [900.0] * len(results)
+    assert set(timed["git"].to_pylist()) == {git_revision()}
 
 
 def test_readings_that_are_missing_are_said_to_be(hostile: tuple[Layout, Settings], tmp_path: Path) -> None:

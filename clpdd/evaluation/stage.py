@@ -200,11 +200,11 @@ class _Job:
         )
         return WorkFolder(root, "evaluate", item, parts, wait)
 
-    def result(self, variant: Variant, piece: dict[str, Any], digest: str) -> Result:
+    def result(self, variant: Variant, piece: dict[str, Any], work: WorkFolder) -> Result:
         info = self.data.info
         ipc = None if self.full else int(info.get("images_per_class") or len(self.data.draws[0]) // self.data.classes)
         dataset = str(info.get("dataset", "unknown"))
-        return Result(dataset, self.method, self.distil, self.target, variant, ipc, digest, piece)
+        return Result(dataset, self.method, self.distil, self.target, variant, ipc, work.digest, work.parts, piece)
 
 
 def _work_through(jobs: list[_Job], root: Path, wait: float) -> list[Result]:
@@ -229,9 +229,9 @@ def _work_through(jobs: list[_Job], root: Path, wait: float) -> list[Result]:
                         with measured(work.path / _CLOCKS, variant, subject), explain_memory_errors(lower):
                             piece = run(subject, variant)
                         _write_piece(file, piece)
-                    results.append(job.result(variant, piece, work.digest))
+                    results.append(job.result(variant, piece, work))
                     bar.update()
-                if subject is not None:
+                if subject is not None or not (work.path / "done.json").exists():  # or killed just before this line
                     work.finish()
     return results
 

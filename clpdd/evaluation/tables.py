@@ -42,7 +42,11 @@ _ALL_MATRICES = 200  # with more classes only the first protocol's confusion is 
 
 @dataclass(frozen=True)
 class Result:
-    """One protocol on one set with one encoder: ``piece`` is what ``protocols.run`` returned."""
+    """One protocol on one set with one encoder.
+
+    ``fingerprint`` is the digest of ``parts``, everything that decided the result; ``piece`` is what ``protocols.run``
+    returned.
+    """
 
     dataset: str
     method: str
@@ -51,6 +55,7 @@ class Result:
     variant: Variant
     ipc: int | None
     fingerprint: str
+    parts: dict[str, Any]
     piece: dict[str, Any]
 
     @property
@@ -120,7 +125,8 @@ def details_json(results: Sequence[Result], class_names: list[str], counts: list
 
     A row holds the columns of ``Result.names``, ``probes`` (how many were trained), ``per_class`` (percent, ``null``
     for a class without test images), ``confusion`` (counts summed over the probes, rows the true class; ``null`` for
-    all but the first protocol of a set when there are more than 200 classes) and ``notes``.
+    all but the first protocol of a set when there are more than 200 classes) and ``notes``. ``fingerprints`` resolves
+    those of the result table to settings, versions, code and digests of the inputs.
 
     Args:
         counts: test images of every class.
@@ -135,9 +141,9 @@ def details_json(results: Sequence[Result], class_names: list[str], counts: list
         seen.add(key)
         found = {"per_class": per_class, "confusion": matrix if kept else None, "notes": r.piece["notes"]}
         rows.append(r.names | {"probes": len(r.top1)} | found)
-    return (
-        compact_json({"format": 1, "class_names": class_names, "test_images": counts, "rows": rows}) + "\n"
-    ).encode()
+    known = {r.fingerprint: r.parts for r in results}
+    facts = {"format": 1, "class_names": class_names, "test_images": counts, "rows": rows, "fingerprints": known}
+    return f"{compact_json(facts)}\n".encode()
 
 
 def plot_csv(results: Sequence[Result]) -> bytes:

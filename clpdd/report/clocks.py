@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 from ..layout import Layout
 from .data import KEYS, read_mapping, read_table
 
-__all__ = ["distill_seconds", "evaluation_clocks", "read_clocks", "stage_lines", "timed_results"]
+__all__ = ["distill_seconds", "evaluation_clocks", "git_revision", "read_clocks", "stage_lines", "timed_results"]
 
 STAGES = ("index", "cache", "kernels", "distill", "evaluate")
 
@@ -29,15 +30,30 @@ def evaluation_clocks(clocks: list[dict[str, Any]]) -> dict[tuple[Any, ...], dic
 
 
 def timed_results(results: Path, clocks: list[dict[str, Any]]) -> bytes:
-    """``results.parquet`` with the columns seconds and peak_memory_mb, null where they were not measured here."""
+    """``results.parquet`` with the columns seconds and peak_memory_mb, null where they were not measured here, and git.
+
+    The latter is the revision of the checkout the report is written in (``-dirty`` behind it when files differ), null
+    outside of one. It stands here because a revision of the documentation alone must not change an artifact.
+    """
     table = read_table(results)
     measured = evaluation_clocks(clocks)
     found = [measured.get(tuple(row[k] for k in KEYS), {}) for row in table.select(list(KEYS)).to_pylist()]
     for name in ("seconds", "peak_memory_mb"):
         table = table.append_column(name, pa.array([row.get(name) for row in found], pa.float64()))
+    table = table.append_column("git", pa.array([git_revision()] * len(table), pa.string()))
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()
+
+
+def git_revision() -> str | None:
+    """``git describe`` of the working folder; ``None`` where there is no git or no commit."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
 
 
 def stage_lines(clocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
