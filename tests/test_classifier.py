@@ -1,0 +1,109 @@
+"""The hand-over: a classifier from a distilled set alone, saved, loaded, and used on files."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from clpdd.classifier import Classifier, classify_files, find_images, train_classifier
+from clpdd.config import AugmentSettings, DistillSettings, EvaluateSettings
+from clpdd.datasets import Index
+from clpdd.distill import distill
+from clpdd.distilled import DistilledSet
+from clpdd.encoders import encode
+from clpdd.errors import ArtifactError, DataError, SettingsError
+from clpdd.features import FeatureStore
+
+from .conftest import World
+
+GENTLE = AugmentSettings(flip=0.0, crop_area=[0.5, 1.0])
+QUICK = EvaluateSettings(views=10, epochs=200, learning_rate=1e-2, augment=GENTLE)
+
+
+@pytest.fixture(scope="module")
+def data(world: World, tmp_path_factory: pytest.TempPathFactory) -> DistilledSet:
+    settings = DistillSettings(steps=40, augment=GENTLE, validate_every=20, preview_every=40)
+    return distill("clp", **world.inputs(tmp_path_factory.mktemp("classifier")), settings=settings)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def classifier(world: World, data: DistilledSet) -> Classifier:
+    return train_classifier(data, world.encoder, QUICK)
+
+
+@pytest.mark.parametrize("protocol", ["sgd", "closed_form"])
+def test_it_classifies_real_images_that_it_never_saw(world: World, data: DistilledSet, protocol: str) -> None:
+    made = train_classifier(data, world.encoder, QUICK, protocol=protocol)
+    test = FeatureStore.open(world.layout.features(world.encoder.name, "test"))
+    scores = made(test.features())
+    torch.testing.assert_close(scores.sum(1), torch.ones(len(test)))
+    assert (scores.argmax(1) == test.labels).double().mean() > 0.7
+
+
+def test_the_same_set_gives_the_same_file_and_it_comes_back_as_it_was(
+    world: World, data: DistilledSet, classifier: Classifier, tmp_path: Path
+) -> None:
+    classifier.save(tmp_path / "a.safetensors")
+    train_classifier(data, world.encoder, QUICK).save(tmp_path / "b.safetensors")
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    loaded = Classifier.load(tmp_path / "a.safetensors")
+    assert torch.equal(loaded.weight, classifier.weight)
+    assert torch.equal(loaded.bias, classifier.bias)
+    assert (loaded.class_names, loaded.encoder, loaded.info) == (
+        classifier.class_names,
+        classifier.encoder,
+        classifier.info,
+    )
+
+
+def test_files_are_classified_as_their_features_are_and_a_bad_one_stops_nothing(
+    world: World, classifier: Classifier, tmp_path: Path
+) -> None:
+    index = Index.open(world.layout.index("test"))
+    (tmp_path / "below").mkdir()
+    for row in range(5):
+        index.image(row).save(tmp_path / "below" / f"{row}.png")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    (tmp_path / "notes.txt").write_text("not an image, not looked at")
+    files = find_images([tmp_path])
+    assert [f.name for f in files] == ["0.png", "1.png", "2.png", "3.png", "4.png", "broken.png"]
+    found = list(classify_files(classifier, world.encoder, files, top=2, batch=4))
+    expected = classifier(
+        encode(world.encoder, torch.stack([world.encoder.transform(index.image(r)) for r in range(5)]))
+    )
+    for row, prediction in enumerate(found[:5]):
+        assert prediction.classes[0] == classifier.class_names[int(expected[row].argmax())]
+        assert prediction.probabilities[0] == pytest.approx(expected[row].max().item(), abs=1e-5)
+        assert len(prediction.classes) == 2
+    assert found[5].classes == ()
+    assert found[5].problem is not None
+    assert "broken.png" in found[5].problem
+
+
+def test_refusals(world: World, data: DistilledSet, classifier: Classifier, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="sgd or closed_form"):
+        train_classifier(data, world.encoder, QUICK, protocol="svm")
+    empty = DistilledSet(
+        torch.zeros(0, 3, 1, 1, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64), ["a"], {"method": "full"}
+    )
+    with pytest.raises(DataError, match="holds no images"):
+        train_classifier(empty, world.encoder, QUICK)
+    other = dataclasses.replace(classifier, encoder=classifier.encoder | {"size": 32, "digest": "0"})
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    with pytest.raises(ArtifactError, match="digest, size"):
+        list(classify_files(other, world.encoder, [tmp_path / "x.png"]))
+    with pytest.raises(DataError, match="does not exist"):
+        find_images([tmp_path / "nowhere"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no image in"):
+        find_images([tmp_path / "empty"])
+    for content in (b"", b"\x80\x04pickle", b"x" * 400):
+        (tmp_path / "bad.safetensors").write_bytes(content)
+        with pytest.raises(ArtifactError, match="not a classifier"):
+            Classifier.load(tmp_path / "bad.safetensors")
+    with pytest.raises(ArtifactError, match="does not exist"):
+        Classifier.load(tmp_path / "gone.safetensors")

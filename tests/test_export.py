@@ -1,0 +1,87 @@
+"""Exports hold the same pixels and labels, in forms that other tools really read."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torchvision.datasets import ImageFolder
+
+from clpdd.distilled import DistilledSet
+from clpdd.errors import ArtifactError, ResourceError
+from clpdd.export import FORMATS, export
+from clpdd.files import sha256_tree
+
+NAMES = ["zero", "../one", "zwei/двa"]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    images = torch.randint(256, (6, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    data = DistilledSet(images, torch.tensor([0, 0, 1, 1, 2, 2]), NAMES, {"method": "clp", "dataset": "d"})
+    return data.save(tmp_path / "set")
+
+
+def test_folder_opens_with_torchvision(source: Path, tmp_path: Path) -> None:
+    data = DistilledSet.load(source)
+    folder = ImageFolder(export(source, "folder", tmp_path / "out"))
+    assert len(folder) == 6
+    for (picture, label), image, expected in zip(folder, data.images, data.labels, strict=True):
+        assert label == expected
+        assert np.array_equal(np.asarray(picture).transpose(2, 0, 1), image.numpy())
+    names = json.loads((tmp_path / "out" / "classes.json").read_text())
+    assert [names[name] for name in folder.classes] == NAMES
+
+
+def test_huggingface_opens_with_datasets(source: Path, tmp_path: Path) -> None:
+    target = export(source, "huggingface", tmp_path / "out")
+    opened = datasets.load_dataset(str(target), split="train", cache_dir=str(tmp_path / "cache"))
+    assert opened.features["label"].names == NAMES
+    assert opened["label"] == [0, 0, 1, 1, 2, 2]
+    data = DistilledSet.load(source)
+    assert np.array_equal(np.asarray(opened[3]["image"]).transpose(2, 0, 1), data.images[3].numpy())
+
+
+def test_webdataset_holds_whole_samples_side_by_side(source: Path, tmp_path: Path) -> None:
+    data = DistilledSet.load(source)
+    with tarfile.open(export(source, "webdataset", tmp_path / "out.tar")) as tar:
+        names = tar.getnames()
+        assert len(names) == 18
+        assert not any("/" in name or ".." in name for name in names)
+        for i in range(6):
+            cls, facts, png = names[3 * i : 3 * i + 3]
+            assert len({name.rsplit(".", 1)[0] for name in (cls, facts, png)}) == 1
+            label = int(tar.extractfile(cls).read())  # type: ignore[union-attr]
+            assert label == data.labels[i]
+            assert json.load(tar.extractfile(facts))["class"] == NAMES[label]  # type: ignore[arg-type]
+            with Image.open(tar.extractfile(png)) as picture:  # type: ignore[arg-type]
+                assert np.array_equal(np.asarray(picture).transpose(2, 0, 1), data.images[i].numpy())
+
+
+def test_safetensors_hold_the_tensors(source: Path, tmp_path: Path) -> None:
+    tensors, data = load_file(export(source, "safetensors", tmp_path / "out.safetensors")), DistilledSet.load(source)
+    assert torch.equal(tensors["images"], data.images)
+    assert torch.equal(tensors["labels"], data.labels)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_the_same_set_gives_the_same_bytes_and_nothing_is_overwritten(source: Path, tmp_path: Path, form: str) -> None:
+    one, two = export(source, form, tmp_path / "one"), export(source, form, tmp_path / "two")
+    assert sha256_tree(one) == sha256_tree(two)
+    with pytest.raises(ResourceError, match="exists already"):
+        export(source, form, one)
+
+
+def test_what_holds_no_images_is_refused(tmp_path: Path) -> None:
+    none = DistilledSet(
+        torch.zeros(0, 3, 1, 1, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64), NAMES, {"method": "full"}
+    )
+    with pytest.raises(ArtifactError, match="nothing to export"):
+        export(none.save(tmp_path / "full"), "folder", tmp_path / "out")
