@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -93,12 +94,17 @@ def test_the_slurm_script_is_a_script_that_saves_and_requeues() -> None:
     assert last_directive < first_command  # SLURM ignores directives after the first command
 
 
-def test_the_slurm_script_passes_the_signal_on_and_requeues(tmp_path: Path) -> None:
-    """The script itself, with stand-ins for the worker and for scontrol, which only a cluster has."""
+@pytest.mark.parametrize("early", [False, True])
+def test_the_slurm_script_passes_the_signal_on_and_requeues(tmp_path: Path, early: bool) -> None:
+    """The script itself, with stand-ins for the worker and for scontrol, which only a cluster has.
+
+    ``early``: the worker itself asks for the signal as its first act, before the script need have noted its number.
+    """
     worker = tmp_path / "python"
     worker.write_text(
         "#!/bin/bash\ntrap 'echo left >> $SLURM_SUBMIT_DIR/told; exit 0' TERM\n"
-        "echo started >> $SLURM_SUBMIT_DIR/told\nfor i in {1..100}; do sleep 0.1; done\n"
+        f"echo started >> $SLURM_SUBMIT_DIR/told\n{'kill -USR1 $PPID' if early else ''}\n"
+        "for i in {1..100}; do sleep 0.1; done\n"
     )
     scontrol = tmp_path / "scontrol"
     scontrol.write_text('#!/bin/bash\necho "$@" >> $SLURM_SUBMIT_DIR/told\n')
@@ -117,7 +123,8 @@ def test_the_slurm_script_passes_the_signal_on_and_requeues(tmp_path: Path) -> N
     told = tmp_path / "told"
     while not told.exists():
         assert batch.poll() is None
-    batch.send_signal(10)  # USR1
+    if not early:
+        batch.send_signal(signal.SIGUSR1)
     assert batch.wait(20) == 0
     assert told.read_text().splitlines() == ["started", "left", "requeue 17"]
 
