@@ -10,9 +10,14 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from .errors import ClpddError, Preempted, ResourceError
+from .errors import ClpddError, DataError, Preempted, ResourceError
 from .files import explain_os_error, is_memory_error
+
+if TYPE_CHECKING:
+    from .config import Settings
+    from .encoders import Encoder
 
 __all__ = ["main"]
 
@@ -41,12 +46,33 @@ def _parser() -> argparse.ArgumentParser:
     add("evaluate", _evaluate, "train probes on every distilled dataset and score them on the test split")
     add("report", _report, "write the result page")
     add("results", _results, "print the result table")
+    _hand_over(add)
     pretrain = add("pretrain", _pretrain, "train a small encoder from scratch, as the shipped one was")
     pretrain.add_argument("--images", required=True, nargs="+", help="Parquet files in Hugging Face layout")
     pretrain.add_argument("--out", type=Path, required=True, help=".safetensors file to write")
     pretrain.add_argument("--architecture", default="clpdd_resnet14", help="timm model name")
     pretrain.add_argument("--epochs", type=int, default=30)
     return parser
+
+
+def _hand_over(add: Callable[..., argparse.ArgumentParser]) -> None:
+    probe = add("probe", _probe, "train a ready classifier from a distilled dataset alone")
+    probe.add_argument("distilled", type=Path, help="folder of a distilled dataset")
+    probe.add_argument("--encoder", help="default: the one it was distilled with")
+    probe.add_argument("--protocol", choices=["sgd", "closed_form"], default="sgd", help="default: sgd")
+    probe.add_argument("--out", type=Path, required=True, help=".safetensors file to write")
+    predict = add("predict", _predict, "classify image files with a classifier made by probe")
+    predict.add_argument("classifier", type=Path, help=".safetensors file made by probe")
+    predict.add_argument("images", type=Path, nargs="+", help="image files and folders of them")
+    predict.add_argument("--top", type=int, default=1, help="likeliest classes shown of each (default: 1)")
+    for command in (probe, predict):
+        command.add_argument("--model", help="timm model of the encoder (default: encoder_options, or its name)")
+        command.add_argument("--weights", type=Path, help="safetensors file of its weights (default: as above)")
+        command.add_argument("--image-size", type=int, help="input side in pixels (default: as above)")
+    export = add("export", _export, "write a distilled dataset in the form of another tool")
+    export.add_argument("distilled", type=Path, help="folder of a distilled dataset")
+    export.add_argument("--to", choices=["huggingface", "folder", "webdataset", "safetensors"], required=True)
+    export.add_argument("--out", type=Path, required=True, help="what to write; must not exist yet")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -149,6 +175,63 @@ def _results(options: argparse.Namespace) -> None:
     if not stages.page_is_current(project):  # DVC brought results back from its cache, but keeps no page
         stages.report(project)
     print(result_table(project.layout))
+
+
+def _encoder(options: argparse.Namespace, settings: Settings, name: str) -> Encoder:
+    from .encoders import load_encoder, resolve_device
+
+    known = settings.options(name)
+    return load_encoder(
+        name,
+        model=options.model or known.model,
+        weights=options.weights or known.weights,
+        image_size=options.image_size or known.image_size,
+        device=resolve_device(settings.runtime.device),
+    )
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    """The settings file, or the defaults where there is none: these commands are used far from the project, too."""
+    from .config import Settings, load_settings
+
+    default = options.params == Path("params.yaml") and not options.params.exists()
+    return Settings() if default else load_settings(options.params)
+
+
+def _probe(options: argparse.Namespace) -> None:
+    from .classifier import train_classifier
+    from .distilled import DistilledSet
+
+    settings, data = _settings(options), DistilledSet.load(options.distilled)
+    encoder = _encoder(options, settings, options.encoder or str(data.info.get("encoder", {}).get("name")))
+    train_classifier(data, encoder, settings.evaluate, protocol=options.protocol, seed=settings.seed).save(options.out)
+    logging.getLogger(__name__).info("classifier of %d classes: %s", data.classes, options.out)
+
+
+def _predict(options: argparse.Namespace) -> None:
+    import csv
+
+    from .classifier import Classifier, classify_files, find_images
+
+    files, classifier = find_images(options.images), Classifier.load(options.classifier)
+    encoder = _encoder(options, _settings(options), classifier.encoder["name"])
+    writer, unread = csv.writer(sys.stdout, lineterminator="\n"), 0
+    columns = [f"{what}{rank}" for rank in range(1, options.top + 1) for what in ("class", "probability")]
+    writer.writerow(["path", *columns])
+    for found in classify_files(classifier, encoder, files, top=options.top):
+        if found.problem is not None:
+            unread += 1
+            logging.getLogger(__name__).warning("%s", found.problem)
+        pairs = zip(found.classes, found.probabilities, strict=True)
+        writer.writerow([found.path, *(value for name, share in pairs for value in (name, f"{share:.4f}"))])
+    if unread:
+        raise DataError(f"{unread} of {len(files)} files could not be read; the others are classified")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from .export import export
+
+    logging.getLogger(__name__).info("written: %s", export(options.distilled, options.to, options.out))
 
 
 def _pretrain(options: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from clpdd.classifier import Classifier, classify_files, find_images, train_classifier
+from clpdd.cli import main
 from clpdd.config import AugmentSettings, DistillSettings, EvaluateSettings
 from clpdd.datasets import Index
 from clpdd.distill import distill
@@ -107,3 +109,29 @@ def test_refusals(world: World, data: DistilledSet, classifier: Classifier, tmp_
             Classifier.load(tmp_path / "bad.safetensors")
     with pytest.raises(ArtifactError, match="does not exist"):
         Classifier.load(tmp_path / "gone.safetensors")
+
+
+def test_the_commands_lead_from_a_distilled_set_to_predictions(
+    world: World,
+    data: DistilledSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)  # no params.yaml: the defaults
+    data.save("set")
+    assert main(["probe", "set", "--out", "probe.safetensors", "--protocol", "closed_form"]) == 0
+    assert main(["export", "set", "--to", "folder", "--out", "images"]) == 0
+    capsys.readouterr()
+    assert main(["predict", "probe.safetensors", "images", "--top", "2"]) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert list(rows[0]) == ["path", "class1", "probability1", "class2", "probability2"]
+    # what it was trained on, it knows
+    assert [row["class1"] for row in rows] == [data.class_names[label] for label in data.labels.tolist()]
+    (tmp_path / "images" / "empty.png").touch()
+    assert main(["predict", "probe.safetensors", "images"]) == DataError.exit_code
+    told = capsys.readouterr()
+    assert len(told.out.splitlines()) == 12
+    assert "1 of 11 files could not be read" in told.err
+    assert main(["predict", "probe.safetensors", "nowhere"]) == DataError.exit_code
+    assert main(["probe", "nowhere", "--out", "x"]) == ArtifactError.exit_code
