@@ -7,9 +7,10 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
+export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro test lint bench serve torture clean
+.PHONY: help install repro test lint docs bench serve torture clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +35,13 @@ lint: install ## ruff and mypy
 	ruff check .
 	ruff format --check .
 	mypy
+
+docs: $(BIN)/.docs ## the documentation as a site that opens from disk: site/index.html
+	python -m mkdocs build --strict --quiet
+
+$(BIN)/.docs: $(BIN)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	@touch $@
 
 bench: install ## speed and memory, measured side by side
 	python -m benchmarks

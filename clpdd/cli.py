@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from .config import Settings
     from .encoders import Encoder
 
-__all__ = ["main"]
+__all__ = ["build_parser", "main"]
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Every command and its arguments."""
     parser = argparse.ArgumentParser(
         prog="clpdd", description="Dataset distillation for linear probes over frozen encoders."
     )
@@ -36,13 +37,15 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     add("index", _index, "labelled images to a Parquet index of each split")
-    add("cache", _cache, "every split through a frozen encoder into Zarr").add_argument("--encoder", required=True)
+    add("cache", _cache, "every split through a frozen encoder into Zarr").add_argument(
+        "--encoder", required=True, help="name in encoders"
+    )
     add("kernels", _kernels, "moments, spectrum and full-data probe of one encoder").add_argument(
-        "--encoder", required=True
+        "--encoder", required=True, help="name in encoders"
     )
     distill = add("distill", _distill, "make a distilled dataset with one method and one encoder")
-    distill.add_argument("--encoder", required=True)
-    distill.add_argument("--method", required=True)
+    distill.add_argument("--encoder", required=True, help="name in encoders")
+    distill.add_argument("--method", required=True, help="name in methods")
     add("evaluate", _evaluate, "train probes on every distilled dataset and score them on the test split")
     add("report", _report, "write the result page")
     add("results", _results, "print the result table")
@@ -51,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     pretrain.add_argument("--images", required=True, nargs="+", help="Parquet files in Hugging Face layout")
     pretrain.add_argument("--out", type=Path, required=True, help=".safetensors file to write")
     pretrain.add_argument("--architecture", default="clpdd_resnet14", help="timm model name")
-    pretrain.add_argument("--epochs", type=int, default=30)
+    pretrain.add_argument("--epochs", type=int, default=30, help="passes over the images (default: 30)")
     return parser
 
 
@@ -71,13 +74,15 @@ def _hand_over(add: Callable[..., argparse.ArgumentParser]) -> None:
         command.add_argument("--image-size", type=int, help="input side in pixels (default: as above)")
     export = add("export", _export, "write a distilled dataset in the form of another tool")
     export.add_argument("distilled", type=Path, help="folder of a distilled dataset")
-    export.add_argument("--to", choices=["huggingface", "folder", "webdataset", "safetensors"], required=True)
+    export.add_argument(
+        "--to", choices=["huggingface", "folder", "webdataset", "safetensors"], required=True, help="form to write"
+    )
     export.add_argument("--out", type=Path, required=True, help="what to write; must not exist yet")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code (see ``clpdd.errors``; 130 after Ctrl-C)."""
-    options = _parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("clpdd").setLevel(logging.INFO)
     for number in (signal.SIGTERM, signal.SIGUSR1):

@@ -32,7 +32,8 @@ class Workspace:
         folder: where the artifacts go, in the layout of the pipeline's ``data/``.
         encoder: an ``Encoder``, or a timm name.
         dataset: what to index; ``None`` takes the index that lies in ``folder/index`` (``clpdd.index_arrays``).
-        cache, kernels: settings of these steps; ``None`` takes the defaults.
+        cache: settings of this step; ``None`` takes the defaults.
+        kernels: likewise.
 
     Raises:
         ArtifactError: ``dataset`` is ``None`` and there is no index.

@@ -80,9 +80,14 @@ class DatasetSettings(Section):
 class EncoderOptions(Section):
     """How to build one encoder; whatever is ``None`` comes from timm's own configuration of the model."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)  # the reference of the settings shows them
+
     model: str | None = None
+    """timm model name, or ``hf-hub:OWNER/NAME``; null takes the encoder's name"""
     weights: str | None = None
+    """local safetensors file; null takes the model's pre-trained weights"""
     image_size: Annotated[int, Field(ge=8, le=4096)] | None = None
+    """side of the input in pixels; null takes the model's own, ViTs resize their position embeddings"""
 
 
 class CacheSettings(Section):

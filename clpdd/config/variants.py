@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import create_model
+from pydantic import Field, create_model
 from pydantic.fields import FieldInfo
 
 from ..errors import SettingsError
@@ -59,7 +59,10 @@ def _constrained(field: FieldInfo) -> Any:
 
 
 _FIELDS: dict[str, Any] = {
-    "method": (Literal["clp", "lgm", "random", "centroid", "neighbor", "full"], None),
+    "method": (
+        Literal["clp", "lgm", "random", "centroid", "neighbor", "full"],
+        Field(None, description="what it is a variant of; only built-in variants may leave it out"),
+    ),
     **{name: (_constrained(field), None) for name, field in DistillSettings.model_fields.items()},
 }
 
