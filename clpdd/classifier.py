@@ -20,7 +20,7 @@ from .encoders import Encoder, encode
 from .errors import ArtifactError, ClpddError, DataError, SettingsError
 from .files import canonical_json, explain_os_errors, write_bytes
 from .probe import fit_ridge, fit_sgd
-from .views import Stream, encode_clean, encode_views, pick_views
+from .views import Stream, ViewBank, encode_clean, encode_views
 
 __all__ = ["Classifier", "Prediction", "classify_files", "find_images", "train_classifier"]
 
@@ -120,7 +120,7 @@ def train_classifier(
     labels = chosen.labels[None]
     if protocol == "sgd":
         probes = fit_sgd(
-            lambda epoch: pick_views(bank, [stream], epoch),
+            ViewBank(bank, [stream]),
             labels,
             data.classes,
             [stream],

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
+from torch.optim.adam import adam
 
 from .errors import NumericalError
 from .ridge import centred_one_hot, solve
@@ -64,7 +65,7 @@ class Probes:
 
 
 def fit_sgd(
-    features: Callable[[int], Tensor],
+    features: Callable[[int, Tensor | None], Tensor],
     labels: Tensor,
     classes: int,
     streams: Sequence[Stream],
@@ -80,7 +81,8 @@ def fit_sgd(
     an epoch, for each probe apart. The gradient of the cross-entropy of a linear layer is written out.
 
     Args:
-        features: epoch -> ``(P, n, d)``: this epoch's features of the images, one set for each probe.
+        features: (epoch, rows) -> ``(P, b, d)`` float32: this epoch's features of the images ``rows (P, b)``, one set
+            for each probe; rows ``None`` asks for all ``n``, in order. ``clpdd.views`` has two of the kind.
         labels: ``(P, n)`` int64 in ``[0, classes)``.
         streams: ``P`` sources of random numbers, for the initial weights and the order of the rows.
         learning_rate: per 256 rows of a batch; ``learning_rate * min(batch, n) / 256`` is used.
@@ -92,22 +94,53 @@ def fit_sgd(
     """
     count = labels.shape[1]
     size = min(batch, count)
-    Z = features(0)
-    weights, bias = _initial(streams, Z.shape[-1], classes, Z.device)
+    first_epoch = features(0, None)
+    layers = _Layers(*_initial(streams, first_epoch.shape[-1], classes, first_epoch.device))
+    labels = labels.to(first_epoch.device)
+    del first_epoch
     peak = learning_rate * size / 256
-    adam = torch.optim.Adam([weights, bias], lr=peak, fused=True)
-    labels = labels.to(Z.device)
     for epoch in range(epochs):
-        adam.param_groups[0]["lr"] = peak * (1 + math.cos(math.pi * epoch / epochs)) / 2
-        Z = features(epoch) if epoch else Z
-        order = _order(streams, count, size, epoch, Z.device)
+        rate = peak * (1 + math.cos(math.pi * epoch / epochs)) / 2
+        order = _order(streams, count, size, epoch, labels.device)
         for first in range(0, count, size):
             rows = None if order is None else order[:, first : first + size]  # (P, b)
-            X, y = (Z, labels) if rows is None else (_take(Z, rows), labels.gather(1, rows))
-            weights.grad, bias.grad = _gradient(weights, bias, X, y)
-            adam.step()
+            layers.step(features(epoch, rows), labels if rows is None else labels.gather(1, rows), rate)
         tick()
-    return Probes(weights, bias)
+    return Probes(layers.weights.mT.contiguous(), layers.bias)
+
+
+class _Layers:
+    """``P`` linear layers under Adam: ``weights (P, C, d)``, so that both products of a step run along the features."""
+
+    def __init__(self, weights: Tensor, bias: Tensor) -> None:
+        self.weights, self.bias = weights, bias
+        self._state = [[torch.zeros_like(part) for part in (weights, bias)] for _ in range(3)]  # gradient and moments
+        self._steps = [torch.zeros((), device=weights.device) for _ in range(2)]
+
+    def step(self, X: Tensor, y: Tensor, rate: float) -> None:
+        """One update of every layer on its own batch ``X (P, b, d)``, ``y (P, b)``."""
+        gradients, means, squares = self._state
+        residual = torch.baddbmm(self.bias[:, None], X, self.weights.mT).softmax(-1)  # (P, b, C)
+        residual.scatter_add_(2, y[..., None], residual.new_full((1, 1, 1), -1.0).expand(*y.shape, 1))
+        torch.baddbmm(gradients[0], residual.mT, X, beta=0, alpha=1 / y.shape[1], out=gradients[0])
+        torch.sum(residual, 1, out=gradients[1]).div_(y.shape[1])
+        # The optimiser's own function: around it torch.optim.Adam costs more than a small probe's whole step.
+        adam(
+            [self.weights, self.bias],
+            gradients,
+            means,
+            squares,
+            [],
+            self._steps,
+            fused=True,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=rate,
+            weight_decay=0.0,
+            eps=1e-8,
+            maximize=False,
+        )
 
 
 def _initial(streams: Sequence[Stream], dim: int, classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -116,9 +149,9 @@ def _initial(streams: Sequence[Stream], dim: int, classes: int, device: torch.de
     weights, bias = [], []
     for stream in streams:
         chosen = stream.generator("initial")
-        weights.append(torch.empty(classes, dim).uniform_(-bound, bound, generator=chosen).T)
+        weights.append(torch.empty(classes, dim).uniform_(-bound, bound, generator=chosen))
         bias.append(torch.empty(classes).uniform_(-bound, bound, generator=chosen))
-    return torch.stack(weights).contiguous().to(device), torch.stack(bias).to(device)
+    return torch.stack(weights).to(device), torch.stack(bias).to(device)
 
 
 def _order(streams: Sequence[Stream], count: int, size: int, epoch: int, device: torch.device) -> Tensor | None:
@@ -126,19 +159,6 @@ def _order(streams: Sequence[Stream], count: int, size: int, epoch: int, device:
     if count <= size:
         return None
     return torch.stack([torch.randperm(count, generator=s.generator("order", epoch)) for s in streams]).to(device)
-
-
-def _take(Z: Tensor, rows: Tensor) -> Tensor:
-    """``(P, b, d)``: rows ``(P, b)`` of every probe's own features ``(P, n, d)``."""
-    return Z[torch.arange(len(Z), device=Z.device)[:, None], rows]
-
-
-def _gradient(weights: Tensor, bias: Tensor, X: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradient of the mean cross-entropy: ``X^T (softmax(X W + b) - onehot(y)) / b`` and its row sum."""
-    residual = torch.baddbmm(bias[:, None], X, weights).softmax(-1)  # (P, b, C)
-    residual.scatter_add_(2, y[..., None], residual.new_full((1, 1, 1), -1.0).expand(*y.shape, 1))
-    residual /= y.shape[1]
-    return X.mT @ residual, residual.sum(1)
 
 
 def fit_ridge(Z: Tensor, labels: Tensor, classes: int, mean: Tensor, ridge: float) -> Probes:

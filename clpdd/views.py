@@ -13,9 +13,10 @@ from .config import AugmentSettings
 from .encoders import Encoder, encode
 from .seeding import generator
 
-__all__ = ["Stream", "encode_clean", "encode_views", "pick_views"]
+__all__ = ["FreshViews", "Stream", "ViewBank", "encode_clean", "encode_views"]
 
 _AUGMENT_ROWS = 256  # images augmented at once: part of how views are drawn, so a constant and not a setting
+_EPOCHS_AHEAD = 32  # epochs whose choices go to the device together
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,56 @@ def encode_views(
     return torch.cat(parts).view(len(streams), len(views), count, encoder.dim)
 
 
-def pick_views(bank: Tensor, streams: Sequence[Stream], epoch: int) -> Tensor:
-    """One view of every image, drawn at random: ``(P, n, d)`` out of a bank ``(P, V, n, d)``."""
-    _, views, count, _ = bank.shape
-    drawn = [torch.randint(views, (count,), generator=stream.generator("pick", epoch)) for stream in streams]
-    choice = torch.stack(drawn).to(bank.device)
-    probe = torch.arange(len(streams), device=bank.device)[:, None]
-    return bank[probe, choice, torch.arange(count, device=bank.device)]
+class ViewBank:
+    """One view of every image an epoch, drawn at random out of views encoded beforehand.
+
+    Args:
+        bank: ``(P, V, n, d)``, of any float type.
+        streams: ``P`` sources of the choices, which are a function of the stream and the epoch.
+    """
+
+    def __init__(self, bank: Tensor, streams: Sequence[Stream]) -> None:
+        self._views, self._count, self._dim = bank.shape[1:]
+        self._flat, self._streams = bank.flatten(0, 2), streams
+        self._drawn: tuple[int, Tensor] | None = None
+
+    def __call__(self, epoch: int, rows: Tensor | None = None) -> Tensor:
+        """``(P, b, d)`` float32: this epoch's views of the images ``rows (P, b)``; ``None`` is all, in order."""
+        places = self._places(epoch) if rows is None else self._places(epoch).gather(1, rows)
+        # A gather of whole rows: several times quicker than indexing by three tensors.
+        return self._flat.index_select(0, places.flatten()).float().view(*places.shape, self._dim)
+
+    def _places(self, epoch: int) -> Tensor:
+        """``(P, n)`` row numbers in the flat bank."""
+        first = epoch - epoch % _EPOCHS_AHEAD
+        if self._drawn is None or self._drawn[0] != first:
+            drawn = torch.stack([self._draw(first + k) for k in range(_EPOCHS_AHEAD)])
+            self._drawn = first, drawn.to(self._flat.device)
+        return self._drawn[1][epoch - first]
+
+    def _draw(self, epoch: int) -> Tensor:
+        choices = [
+            torch.randint(self._views, (self._count,), generator=s.generator("pick", epoch)) for s in self._streams
+        ]
+        probe = torch.arange(len(self._streams))[:, None]
+        return (probe * self._views + torch.stack(choices)) * self._count + torch.arange(self._count)
+
+
+class FreshViews:
+    """Features that are made anew every epoch, kept until the next one.
+
+    Args:
+        make: epoch -> ``(P, n, d)``.
+    """
+
+    def __init__(self, make: Callable[[int], Tensor]) -> None:
+        self._make = make
+        self._kept: tuple[int, Tensor] | None = None
+
+    def __call__(self, epoch: int, rows: Tensor | None = None) -> Tensor:
+        """``(P, b, d)``: this epoch's features of the images ``rows (P, b)``; ``None`` is all, in order."""
+        if self._kept is None or self._kept[0] != epoch:
+            self._kept = None  # freed before the next ones are made
+            self._kept = epoch, self._make(epoch)
+        Z = self._kept[1]
+        return Z if rows is None else Z.gather(1, rows[..., None].expand(-1, -1, Z.shape[-1]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 
 import pytest
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from clpdd.errors import NumericalError
 from clpdd.probe import Probes, fit_logistic, fit_ridge, fit_sgd, score
-from clpdd.views import Stream, pick_views
+from clpdd.views import FreshViews, Stream, ViewBank
 
 STREAMS = [Stream(0, index, draw) for draw in range(2) for index in range(2)]
 
@@ -38,7 +37,7 @@ def problem(n: int = 12, d: int = 9, classes: int = 4) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("batch", [5, 100])  # 5 leaves a partial batch of 2
 def test_sgd_equals_a_linear_layer_under_adam_and_cosine_annealing(batch: int) -> None:
     Z, labels = problem()
-    trained = fit_sgd(lambda _: Z, labels, 4, STREAMS, epochs=40, learning_rate=0.5, batch=batch)
+    trained = fit_sgd(FreshViews(lambda _: Z), labels, 4, STREAMS, epochs=40, learning_rate=0.5, batch=batch)
     for p, stream in enumerate(STREAMS):
         layer = reference_layer(stream, 9, 4)
         adam = torch.optim.Adam(layer.parameters(), lr=0.5 * min(batch, 12) / 256)
@@ -71,8 +70,7 @@ def test_probes_trained_at_once_equal_probes_trained_one_after_the_other(batch: 
 
     def fit(which: slice) -> Probes:
         own, streams = bank[which], STREAMS[which]
-        views = functools.partial(pick_views, own, streams)
-        return fit_sgd(views, labels[which], 4, streams, epochs=30, learning_rate=0.1, batch=batch)
+        return fit_sgd(ViewBank(own, streams), labels[which], 4, streams, epochs=30, learning_rate=0.1, batch=batch)
 
     together = fit(slice(None))
     alone = Probes.join([fit(slice(p, p + 1)) for p in range(len(STREAMS))])
@@ -83,7 +81,9 @@ def test_probes_trained_at_once_equal_probes_trained_one_after_the_other(batch: 
 def test_sgd_separates_what_is_separable() -> None:
     Z, labels = clusters(30, 20, 3)
     test = clusters(300, 20, 3, seed=1)
-    probes = fit_sgd(lambda _: Z.expand(4, -1, -1), labels.expand(4, -1), 3, STREAMS, epochs=200, learning_rate=0.1)
+    probes = fit_sgd(
+        FreshViews(lambda _: Z.expand(4, -1, -1)), labels.expand(4, -1), 3, STREAMS, epochs=200, learning_rate=0.1
+    )
     found = score(probes, [test])
     assert found.top1 == [100.0] * 4
     assert found.top5 == [100.0] * 4
@@ -91,16 +91,18 @@ def test_sgd_separates_what_is_separable() -> None:
 
 def test_the_same_stream_gives_the_same_bits_and_another_one_does_not() -> None:
     Z, labels = problem()
-    fits = [fit_sgd(lambda _: Z, labels, 4, STREAMS, epochs=5, learning_rate=0.1).weights for _ in range(2)]
+    fits = [fit_sgd(FreshViews(lambda _: Z), labels, 4, STREAMS, epochs=5, learning_rate=0.1).weights for _ in range(2)]
     assert torch.equal(*fits)
-    same = fit_sgd(lambda _: Z[:1].expand(4, -1, -1), labels[:1].expand(4, -1), 4, STREAMS, epochs=5, learning_rate=0.1)
+    same = fit_sgd(
+        FreshViews(lambda _: Z[:1].expand(4, -1, -1)), labels[:1].expand(4, -1), 4, STREAMS, epochs=5, learning_rate=0.1
+    )
     assert all(not torch.equal(same.weights[0], other) for other in same.weights[1:])
 
 
 def test_weights_that_are_not_finite_are_refused() -> None:
     Z, labels = problem()
     with pytest.raises(NumericalError, match=r"evaluate\.learning_rate"):
-        fit_sgd(lambda _: Z * math.nan, labels, 4, STREAMS, epochs=2, learning_rate=0.1)
+        fit_sgd(FreshViews(lambda _: Z * math.nan), labels, 4, STREAMS, epochs=2, learning_rate=0.1)
 
 
 # -- closed form and full data -----------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from torch import Tensor
 from clpdd.config import AugmentSettings
 from clpdd.encoders import Encoder, load_encoder
 from clpdd.probe import fit_sgd, score
-from clpdd.views import Stream, encode_clean, encode_views, pick_views
+from clpdd.views import FreshViews, Stream, ViewBank, encode_clean, encode_views
 
 CROPS = AugmentSettings(noise=0.0)
 
@@ -53,16 +53,45 @@ def test_clean_features_are_those_of_the_encoder(encoder: Encoder) -> None:
     torch.testing.assert_close(encode_clean(encoder, images, batch=3), direct, rtol=1e-4, atol=1e-4)
 
 
-def test_pick_views_takes_every_image_from_its_own_place() -> None:
+def test_a_bank_takes_every_image_from_its_own_place() -> None:
     bank = torch.zeros(4, 7, 5, 3)
     bank[..., 0] = torch.arange(4)[:, None, None]
     bank[..., 1] = torch.arange(7)[None, :, None]
     bank[..., 2] = torch.arange(5)
-    picked = torch.stack([pick_views(bank, STREAMS, epoch) for epoch in range(200)])
+    views = ViewBank(bank, STREAMS)
+    picked = torch.stack([views(epoch) for epoch in range(200)])
     assert torch.equal(picked[..., 0], torch.arange(4.0)[None, :, None].expand(200, 4, 5))
     assert torch.equal(picked[..., 2], torch.arange(5.0).expand(200, 4, 5))
     counts = picked[..., 1].long().flatten().bincount(minlength=7) / picked[..., 1].numel()
     assert torch.allclose(counts, torch.full((7,), 1 / 7), atol=0.03)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_rows_of_an_epoch_are_those_of_all_its_images_whatever_was_asked_before(dtype: torch.dtype) -> None:
+    bank = torch.randn(4, 7, 5, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
+    rows = torch.stack([torch.randperm(5, generator=s.generator("rows")) for s in STREAMS])
+    views, made = ViewBank(bank, STREAMS), []
+    for epoch in (40, 3, 40):
+        whole = ViewBank(bank, STREAMS)(epoch)
+        assert whole.dtype == torch.float32
+        assert torch.equal(views(epoch, rows), torch.stack([Z[r] for Z, r in zip(whole, rows, strict=True)]))
+        made.append(whole)
+    assert torch.equal(made[0], made[2])
+    assert not torch.equal(made[0], made[1])
+
+
+def test_fresh_views_are_made_once_an_epoch() -> None:
+    asked = []
+
+    def make(epoch: int) -> Tensor:
+        asked.append(epoch)
+        return torch.arange(4 * 5 * 3.0).view(4, 5, 3) + epoch
+
+    fresh = FreshViews(make)
+    rows = torch.tensor([[4, 0]]).expand(4, 2)
+    for epoch in (0, 0, 1):
+        assert torch.equal(fresh(epoch, rows), fresh(epoch)[:, [4, 0]])
+    assert asked == [0, 1]
 
 
 def test_a_bank_of_views_and_fresh_views_agree_on_easy_data(encoder: Encoder) -> None:
@@ -79,6 +108,6 @@ def test_a_bank_of_views_and_fresh_views_agree_on_easy_data(encoder: Encoder) ->
     def fresh(epoch: int) -> Tensor:
         return encode_views(encoder, sets, streams, range(epoch, epoch + 1), CROPS, 64)[:, 0]
 
-    for features in (fresh, lambda epoch: pick_views(bank, streams, epoch)):
+    for features in (FreshViews(fresh), ViewBank(bank, streams)):
         probes = fit_sgd(features, targets, 3, streams, epochs=40, learning_rate=0.3)
         assert min(score(probes, [test]).top1) > 95

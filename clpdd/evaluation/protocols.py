@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from ..errors import ArtifactError
 from ..features import FeatureStore
 from ..kernels import Kernels
 from ..probe import Probes, fit_logistic, fit_ridge, fit_sgd, score
-from ..views import Stream, encode_clean, encode_views, pick_views
+from ..views import FreshViews, Stream, ViewBank, encode_clean, encode_views
 
 __all__ = ["PROTOCOLS", "Bench", "Subject", "Variant", "run", "variants"]
 
@@ -78,6 +79,10 @@ class Subject:
             self.bench.encoder, images, streams, which, settings.augment, settings.encoder_batch, tick=self.tick
         )
 
+    def fresh(self, streams: list[Stream], epoch: int) -> Tensor:
+        """``(P, n, d)``: the view whose number is that of the epoch."""
+        return self.views(streams, range(epoch, epoch + 1))[:, 0]
+
     def bank(self, streams: list[Stream]) -> Tensor:
         """The first ``settings.views`` views; the last bank asked for is kept."""
         if self._bank is None or self._bank[0] != streams:
@@ -114,13 +119,11 @@ def _sgd(subject: Subject, views: str) -> Outcome:
     settings, classes = subject.settings, subject.bench.classes
     trained = []
     for group in subject.groups(_probe_bytes(subject)):
-        bank = subject.bank(group) if views != "fresh" else None
-
-        def features(epoch: int, group: list[Stream] = group, bank: Tensor | None = bank) -> Tensor:
-            if bank is not None:
-                return pick_views(bank, group, epoch)
-            return subject.views(group, range(epoch, epoch + 1))[:, 0]
-
+        features: ViewBank | FreshViews
+        if views == "fresh":
+            features = FreshViews(partial(subject.fresh, group))
+        else:
+            features = ViewBank(subject.bank(group), group)
         labels = subject.labels[[stream.draw for stream in group]]
         trained.append(
             fit_sgd(
