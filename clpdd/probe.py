@@ -17,7 +17,7 @@ from torch.nn.functional import one_hot
 from torch.optim.adam import adam
 
 from .errors import NumericalError
-from .ridge import centred_one_hot, solve
+from .ridge import centred_one_hot, solve, solve_normal
 from .views import Stream
 
 __all__ = [
@@ -36,6 +36,8 @@ BATCH = 100
 
 LOGISTIC_GRID = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 """L2 strengths of the full-data logistic regression, per example of the mean loss, strongest first."""
+
+_RIDGE_ROWS = 16384  # rows of the closed form in float32 at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,16 +167,27 @@ def fit_ridge(Z: Tensor, labels: Tensor, classes: int, mean: Tensor, ridge: floa
     """The closed-form protocol: ridge regression on centred features and centred one-hot targets.
 
     Args:
-        Z: ``(P, m, d)``.
+        Z: ``(P, m, d)``, of any float type; memory beside it does not grow with ``m``.
         labels: ``(P, m)`` int64.
         mean: ``(d,)``, subtracted from the features: the mean over the real training images, which is one vector
             whatever the set, and costs nothing at test time since it moves into the bias.
         ridge: relative to the mean squared row norm (``clpdd.ridge.solve``), > 0.
     """
-    mean, labels = mean.to(Z), labels.to(Z.device)
-    solved = [solve(own - mean, centred_one_hot(y, classes), ridge) for own, y in zip(Z, labels, strict=True)]
-    weights = torch.stack(solved)
+    mean, labels = mean.to(Z.device, torch.float32), labels.to(Z.device)
+    weights = torch.stack([_ridge(own, y, classes, mean, ridge) for own, y in zip(Z, labels, strict=True)])
     return Probes(weights, -mean @ weights)
+
+
+def _ridge(Z: Tensor, labels: Tensor, classes: int, mean: Tensor, ridge: float) -> Tensor:
+    count, dim = Z.shape
+    if count <= dim:
+        return solve(Z.float() - mean, centred_one_hot(labels, classes), ridge)
+    gram, cross = mean.new_zeros(dim, dim), mean.new_zeros(dim, classes)
+    for rows, y in zip(Z.split(_RIDGE_ROWS), labels.split(_RIDGE_ROWS), strict=True):
+        X = rows.float() - mean
+        gram.addmm_(X.T, X)
+        cross.addmm_(X.T, centred_one_hot(y, classes))
+    return solve_normal(gram, cross, count, ridge)
 
 
 def fit_logistic(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .errors import NumericalError
 
-__all__ = ["centred_one_hot", "solve"]
+__all__ = ["centred_one_hot", "solve", "solve_normal"]
 
 
 def centred_one_hot(labels: Tensor, classes: int) -> Tensor:
@@ -48,6 +48,14 @@ def solve(Z: Tensor, Y: Tensor, ridge: float) -> Tensor:
         if m <= d:
             return Z.mT @ _solve_positive(Z @ Z.mT, regularisation, Y)
         return _solve_positive(Z.mT @ Z, regularisation, Z.mT @ Y)
+
+
+def solve_normal(gram: Tensor, cross: Tensor, m: int, ridge: float) -> Tensor:
+    """The same ``W (d, C)`` from the sums ``Z^T Z (d, d)`` and ``Z^T Y (d, C)`` over ``m`` rows, however many they are.
+
+    Raises ``NumericalError`` as ``solve`` does.
+    """
+    return _solve_positive(gram, ridge * gram.trace() / m, cross)
 
 
 def _solve_positive(A: Tensor, regularisation: Tensor, B: Tensor) -> Tensor:

@@ -45,6 +45,7 @@ def encode_views(
     settings: AugmentSettings,
     batch: int,
     tick: Callable[[], object] = lambda: None,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Features of augmented views (the field's protocol: flip and random resized crop).
 
@@ -54,18 +55,23 @@ def encode_views(
         settings: the augmentation.
         batch: images per encoder pass.
         tick: called once a pass; it may raise to stop.
+        dtype: how the features are kept.
 
     Returns:
-        ``(P, len(views), n, d)`` float32 on the encoder's device.
+        ``(P, len(views), n, d)`` on the encoder's device.
     """
     device = encoder.mean.device
     count = len(images[0])
-    parts: list[Tensor] = []
+    bank = torch.empty(len(streams) * len(views) * count, encoder.dim, dtype=dtype, device=device)
     waiting: list[Tensor] = []
+    done = 0
 
     def flush() -> None:
+        nonlocal done
         if waiting:
-            parts.append(encode(encoder, torch.cat(waiting), batch))
+            made = encode(encoder, torch.cat(waiting), batch)
+            bank[done : done + len(made)] = made
+            done += len(made)
             waiting.clear()
             tick()
 
@@ -78,7 +84,7 @@ def encode_views(
                 if sum(map(len, waiting)) >= batch:
                     flush()
     flush()
-    return torch.cat(parts).view(len(streams), len(views), count, encoder.dim)
+    return bank.view(len(streams), len(views), count, encoder.dim)
 
 
 class ViewBank:

@@ -9,8 +9,10 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
+from clpdd import probe
 from clpdd.errors import NumericalError
 from clpdd.probe import Probes, fit_logistic, fit_ridge, fit_sgd, score
+from clpdd.ridge import centred_one_hot, solve
 from clpdd.views import FreshViews, Stream, ViewBank
 
 STREAMS = [Stream(0, index, draw) for draw in range(2) for index in range(2)]
@@ -115,6 +117,15 @@ def test_ridge_classifies_what_is_separable_and_its_bias_stands_for_the_mean() -
     assert score(probes, [(Z + 50, labels)]).top1 == [100.0]
     unmoved = fit_ridge(Z[None], labels[None], 3, mean, 0.1)
     torch.testing.assert_close(probes.weights, unmoved.weights, rtol=1e-3, atol=1e-4)
+
+
+def test_ridge_on_many_rows_in_half_precision_equals_the_solver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "_RIDGE_ROWS", 13)  # 8 blocks, the last of 9 rows
+    Z, labels = clusters(100, 20, 3, distance=0.5)
+    half, mean = Z.half(), Z.mean(0)
+    probes = fit_ridge(half[None], labels[None], 3, mean, 0.1)
+    W = solve(half.double() - mean, centred_one_hot(labels, 3).double(), 0.1)
+    torch.testing.assert_close(probes.weights[0].double(), W, rtol=1e-4, atol=1e-5)
 
 
 def test_logistic_regression_equals_scikit_learn() -> None:

@@ -72,12 +72,31 @@ class Subject:
         self._bank: tuple[list[Stream], Tensor, float] | None = None
 
     def views(self, streams: list[Stream], which: range) -> Tensor:
-        """``(P, V, n, d)``: numbered views of the images of every stream's draw."""
+        """``(P, V, n, d)``: numbered views of the images of every stream's draw.
+
+        Kept in float16, as features are cached, where one probe's own would not fit into a group in float32.
+        """
         images = [self.images[stream.draw] for stream in streams]
         settings = self.settings
         return encode_views(
-            self.bench.encoder, images, streams, which, settings.augment, settings.encoder_batch, tick=self.tick
+            self.bench.encoder,
+            images,
+            streams,
+            which,
+            settings.augment,
+            settings.encoder_batch,
+            tick=self.tick,
+            dtype=self._kept_as,
         )
+
+    @property
+    def _bank_values(self) -> int:
+        """Numbers in one probe's bank, or in one epoch of its fresh views."""
+        return max(1, self.settings.views) * self.images.shape[1] * self.bench.encoder.dim
+
+    @property
+    def _kept_as(self) -> torch.dtype:
+        return torch.float32 if self._bank_values * 4 <= _GROUP_BYTES else torch.float16
 
     def fresh(self, streams: list[Stream], epoch: int) -> Tensor:
         """``(P, n, d)``: the view whose number is that of the epoch."""
@@ -94,9 +113,13 @@ class Subject:
             self.borrowed += self._bank[2]
         return self._bank[1]
 
-    def groups(self, bytes_per_probe: int) -> Iterator[list[Stream]]:
-        """The streams, cut into parts that fit into memory together; the same parts for every protocol."""
-        size = max(1, _GROUP_BYTES // max(1, bytes_per_probe))
+    def groups(self) -> Iterator[list[Stream]]:
+        """The streams, cut into parts that fit into memory together; the same parts for every protocol.
+
+        A probe takes its bank (or one epoch of fresh views), weights, gradient and Adam's two moments.
+        """
+        layers = 4 * 4 * self.bench.classes * self.bench.encoder.dim
+        size = max(1, _GROUP_BYTES // (self._bank_values * self._kept_as.itemsize + layers))
         for first in range(0, len(self.streams), size):
             yield self.streams[first : first + size]
 
@@ -118,7 +141,7 @@ Outcome = tuple[Probes, list[Stream], dict[str, Any]]
 def _sgd(subject: Subject, views: str) -> Outcome:
     settings, classes = subject.settings, subject.bench.classes
     trained = []
-    for group in subject.groups(_probe_bytes(subject)):
+    for group in subject.groups():
         features: ViewBank | FreshViews
         if views == "fresh":
             features = FreshViews(partial(subject.fresh, group))
@@ -150,7 +173,7 @@ def _closed_form(subject: Subject, views: str) -> Outcome:
         streams = [Stream(subject.seed, 0, draw) for draw in range(len(Z))]
         return fit_ridge(Z, subject.labels, bench.classes, bench.kernels.mean, settings.ridge), streams, {}
     solved = []
-    for group in subject.groups(_probe_bytes(subject)):
+    for group in subject.groups():
         bank = subject.bank(group)
         labels = subject.labels[[stream.draw for stream in group]].repeat(1, settings.views)
         solved.append(fit_ridge(bank.flatten(1, 2), labels, bench.classes, bench.kernels.mean, settings.ridge))
@@ -165,12 +188,6 @@ def _logistic(subject: Subject, views: str) -> Outcome:
     )
     probe, strength = fit_logistic(train, validation, bench.classes, tick=subject.tick)
     return probe, [Stream(subject.seed, 0)], {"l2": strength}
-
-
-def _probe_bytes(subject: Subject) -> int:
-    """Memory of one probe: its bank (or one epoch of fresh views), weights, gradient and Adam's two moments."""
-    n, dim = subject.images.shape[1], subject.bench.encoder.dim
-    return 4 * dim * (max(1, subject.settings.views) * n + 4 * subject.bench.classes)
 
 
 PROTOCOLS: dict[str, Callable[[Subject, str], Outcome]] = {
