@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from clpdd.config import BUILT_IN, Settings, load_settings, parse_settings, resolve
+from clpdd.config.variants import METHODS as NAMES
+from clpdd.config.variants import OPTIMISING
 from clpdd.errors import SettingsError
+from clpdd.methods import METHODS
 
 PARAMS = Path(__file__).parent.parent / "params.yaml"
 
@@ -149,3 +152,9 @@ def test_every_built_in_variant_is_of_a_known_method() -> None:
     assert set(NAMES) == set(METHODS)
     for name in BUILT_IN:
         assert resolve(name, Settings().distill)[0] in METHODS
+
+
+def test_names_of_methods_in_the_settings_are_those_of_the_registry() -> None:
+    assert set(NAMES) == set(METHODS)
+    assert set(OPTIMISING) <= set(NAMES)
+    assert all(METHODS[name].name == name for name in NAMES)

@@ -18,7 +18,7 @@ from .sections import DistillSettings, Section
 __all__ = ["BUILT_IN", "METHODS", "OPTIMISING", "Variant", "resolve"]
 
 METHODS = ("clp", "lgm", "random", "centroid", "neighbor", "full")
-"""Methods by name (``clpdd.methods``)."""
+"""The names of the methods, which ``clpdd.methods`` implements: settings are checked without importing torch."""
 
 OPTIMISING = ("clp", "lgm")
 """Those that optimise images."""
@@ -40,16 +40,12 @@ _LGM: dict[str, Any] = {
 }
 
 BUILT_IN: dict[str, dict[str, Any]] = {
-    "clp": {"method": "clp"},
+    **{name: {"method": name} for name in METHODS},
     "clp-mse": {"method": "clp", "objective": "mse"},
     "clp-cosine": {"method": "clp", "objective": "cosine"},
     "clp-no-dsa": {"method": "clp", **_NO_DSA},
     "lgm": _LGM,
     "lgm-no-dsa": _LGM | _NO_DSA,
-    "random": {"method": "random"},
-    "centroid": {"method": "centroid"},
-    "neighbor": {"method": "neighbor"},
-    "full": {"method": "full"},
 }
 """Name -> method and overrides of ``DistillSettings``."""
 
@@ -60,7 +56,7 @@ def _constrained(field: FieldInfo) -> Any:
 
 _FIELDS: dict[str, Any] = {
     "method": (
-        Literal["clp", "lgm", "random", "centroid", "neighbor", "full"],
+        Literal.__getitem__(METHODS),
         Field(None, description="what it is a variant of; only built-in variants may leave it out"),
     ),
     **{name: (_constrained(field), None) for name, field in DistillSettings.model_fields.items()},
