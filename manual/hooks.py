@@ -13,7 +13,10 @@ from typing import Any
 from mkdocs.exceptions import PluginError
 
 from clpdd.cli import build_parser
+from clpdd.datasets.index import SCHEMA as INDEX
+from clpdd.evaluation.tables import SCHEMA as RESULTS
 from manual.api import api_reference
+from manual.columns import columns
 from manual.commands import commands_reference
 from manual.equations import draw_equations
 from manual.network import outside_requests
@@ -25,6 +28,8 @@ GENERATED: dict[str, Callable[[], str]] = {
     "settings": lambda: settings_reference(ROOT / "params.yaml"),
     "commands": lambda: commands_reference(build_parser()),
     "python": api_reference,
+    "index-columns": lambda: columns(INDEX),
+    "results-columns": lambda: columns(RESULTS),
 }
 """What ``<!-- generate: NAME -->`` in a page becomes."""
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from clpdd.encoders import Encoder, load_encoder
 from clpdd.features import cache_features
 from clpdd.kernels import compute_kernels
 from clpdd.layout import SPLITS, Layout
+from tests.browser import open_browser
 
 os.environ["DVC_NO_ANALYTICS"] = "1"  # no command of the tests may look for a network
 
@@ -65,6 +67,12 @@ def world(tmp_path_factory: pytest.TempPathFactory, encoder: Encoder) -> World:
         layout.work,
     )
     return World(layout, encoder)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """See ``tests.browser``."""
+    yield from open_browser(tmp_path_factory.mktemp("chromium"))
 
 
 @pytest.fixture(autouse=True)

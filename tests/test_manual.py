@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from manual.commands import commands, commands_reference
 from manual.comments import read_comments
 from manual.network import outside_requests
 from manual.settings import entries, settings_reference
+from tests.browser import asked_schemes, emulate
 
 ROOT = Path(__file__).parent.parent
 PARAMS = ROOT / "params.yaml"
@@ -108,3 +110,31 @@ def test_the_site_fetches_nothing_and_names_all_there_is(site: Path) -> None:
     assert 'id="distill.learning_rate"' in settings
     assert "generate:" not in settings
     assert "<math" in (site / "method.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_pages_hold_together_in_a_browser_and_ask_nobody(browser: Any, site: Path, width: int) -> None:
+    emulate(browser, width)
+    asked_schemes(browser)
+    for path in sorted({*site.rglob("*.html")} - {site / "404.html"}):  # only a server shows that one
+        browser.get(path.as_uri())
+        page = "document.documentElement"
+        assert browser.execute_script(f"return {page}.scrollWidth <= {page}.clientWidth"), path.name
+        broken = "return [...document.images].filter(i => i.complete && !i.naturalWidth).length"
+        assert browser.execute_script(broken) == 0, path.name
+        assert browser.get_log("browser") == [], path.name
+    assert asked_schemes(browser) <= {"file", "data", "about"}
+
+
+def test_the_search_works_on_pages_opened_from_disk(browser: Any, site: Path) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    emulate(browser, 1280)
+    browser.get((site / "index.html").as_uri())
+    box = browser.find_element("css selector", "input.md-search__input")
+    box.click()
+    box.send_keys("temperature")
+    found = WebDriverWait(browser, 20).until(
+        lambda page: page.find_elements("css selector", ".md-search-result__link[href*='reference/settings.html']")
+    )
+    assert found

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from clpdd.report.clocks import git_revision
 from clpdd.report.figures import nice_ticks
 from clpdd.report.page import duration
 from clpdd.report.pictures import fit
+from tests.browser import asked_schemes, emulate
 
 MEANS = {"clp": 91.2, "random": 58.0, "centroid": 76.4, "full": 97.1}
 ROWS: list[tuple[str, pa.DataType]] = [
@@ -452,35 +451,6 @@ def test_small_images_are_kept_losslessly_and_large_ones_within_the_budget() -> 
 # -- the page in a browser -------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A headless Chromium. Without one these tests fail, unless CLPDD_NO_BROWSER=1 says that this is known."""
-    if os.environ.get("CLPDD_NO_BROWSER") == "1":
-        pytest.skip("CLPDD_NO_BROWSER=1")
-    chromium, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.fail("the report is tested in a browser: install chromium and chromedriver, or set CLPDD_NO_BROWSER=1")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    switches = "headless=new no-sandbox disable-gpu disable-background-networking disable-component-update disable-sync"
-    for switch in (*switches.split(), "no-first-run", f"user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(f"--{switch}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    session = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield session
-    session.quit()
-
-
-def emulate(browser: Any, width: int, **features: str) -> None:
-    """A window of ``width`` CSS pixels whose reader has preferences, such as ``prefers_color_scheme``."""
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    media = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
-
-
 CUT_OFF = """
 const found = [], seen = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), range = document.createRange();
 for (let node = seen.nextNode(); node; node = seen.nextNode()) {
@@ -528,7 +498,7 @@ def test_page_holds_together_in_a_browser(
 ) -> None:
     layout, settings = request.getfixturevalue(which)
     emulate(browser, width, prefers_color_scheme=scheme)
-    browser.get_log("performance")
+    asked_schemes(browser)
     browser.get(write_report(layout, settings, tmp_path)["report.html"].as_uri())
     browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
 
@@ -541,9 +511,7 @@ def test_page_holds_together_in_a_browser(
     for box in browser.execute_script("return [...document.querySelectorAll('.scroll')].map(b => b.clientWidth)"):
         assert box <= width
 
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
-    assert {url.split(":")[0] for url in asked} <= {"file", "data"}
+    assert asked_schemes(browser) <= {"file", "data"}
 
 
 def test_readers_who_ask_for_less_motion_see_the_last_frame(
