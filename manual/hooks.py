@@ -21,6 +21,8 @@ from manual.commands import commands_reference
 from manual.equations import draw_equations
 from manual.network import outside_requests
 from manual.settings import settings_reference
+from manual.stages import stages_reference
+from manual.variants import variants_reference
 
 ROOT = Path(__file__).parent.parent
 
@@ -30,6 +32,8 @@ GENERATED: dict[str, Callable[[], str]] = {
     "python": api_reference,
     "index-columns": lambda: columns(INDEX),
     "results-columns": lambda: columns(RESULTS),
+    "stages": lambda: stages_reference(ROOT / "dvc.yaml"),
+    "variants": variants_reference,
 }
 """What ``<!-- generate: NAME -->`` in a page becomes."""
 

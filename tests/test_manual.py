@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import clpdd
 from clpdd.cli import build_parser
-from clpdd.config import Settings
+from clpdd.config import BUILT_IN, Settings
 from clpdd.errors import ClpddError
 from manual.commands import commands, commands_reference
 from manual.comments import read_comments
 from manual.network import outside_requests
 from manual.settings import entries, settings_reference
+from manual.stages import stages_reference
+from manual.variants import variants_reference
 from tests.browser import asked_schemes, emulate
 
 ROOT = Path(__file__).parent.parent
@@ -57,6 +60,17 @@ def test_every_command_and_argument_is_explained() -> None:
         assert unexplained == [], name
     text = commands_reference(parser)
     assert all(f"{{#{name}}}" in text for name, _ in commands(parser))
+
+
+def test_stages_and_variants_are_those_of_the_pipeline() -> None:
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    text = stages_reference(ROOT / "dvc.yaml")
+    assert [name for name in stages if f"<td><code>{name}</code></td>" not in text] == []
+    assert "<code>distilled/ENCODER/METHOD</code>" in text
+    assert ".py" not in text
+    variants = variants_reference()
+    assert [name for name in BUILT_IN if f"<td><code>{name}</code></td>" not in variants] == []
+    assert "<code>augment.crop: false</code>" in variants
 
 
 def test_the_table_of_exit_codes_is_that_of_the_errors() -> None:
