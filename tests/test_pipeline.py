@@ -197,21 +197,3 @@ def test_a_wrong_setting_stops_every_command_before_work(tmp_path: Path, command
     assert "did you mean temperature?" in done.stderr
     assert "Traceback" not in done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["params.yaml"]
-
-
-@pytest.mark.slow
-def test_the_code_in_the_readme_runs(tmp_path: Path) -> None:
-    blocks = re.findall(r"<!-- test: python -->\n```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert blocks
-    for block in blocks:
-        done = subprocess.run(
-            [sys.executable, "-c", block],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert "torch.Size([10, 3, 64, 64])" in done.stdout
-        assert "centroid" in done.stdout
