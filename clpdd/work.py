@@ -126,6 +126,10 @@ def peak_memory_mb() -> float:
     """High-water mark in MiB of the device's memory where CUDA is in use, else of this process's resident set."""
     if "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized():
         return float(sys.modules["torch"].cuda.max_memory_allocated() / 2**20)
+    with contextlib.suppress(OSError):  # Linux: getrusage would count what the parent held when it started us
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)  # macOS counts bytes
 

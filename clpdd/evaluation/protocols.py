@@ -39,18 +39,21 @@ class Variant:
 
 @dataclass(frozen=True)
 class Bench:
-    """What one encoder brings to the evaluation of any set. Features of the test split are read here and only here."""
+    """What one encoder brings to the evaluation of any set. Features of the test split are read here and only here.
+
+    ``judge`` is what probes are scored on: the test split for results, validation features where something is chosen.
+    """
 
     encoder: Encoder
     train: FeatureStore
     validation: FeatureStore
-    test: FeatureStore
+    judge: FeatureStore
     kernels: Kernels
 
     @property
     def classes(self) -> int:
         """Number of classes ``C``."""
-        return len(self.test.class_names)
+        return len(self.judge.class_names)
 
 
 class Subject:
@@ -210,14 +213,14 @@ def variants(settings: EvaluateSettings, full: bool) -> list[Variant]:
 
 
 def run(subject: Subject, variant: Variant) -> dict[str, Any]:
-    """Train and score one protocol: JSON values, percentages of the test split.
+    """Train and score one protocol: JSON values, percentages of the judging split.
 
     Returns:
         ``rows``: ``draw``, ``seed``, ``top1`` and ``top5`` of every probe; ``confusion``: ``C`` rows of ``C`` counts
         (true class, taken for), summed over the probes; ``notes``: what was chosen on validation.
     """
     probes, streams, notes = PROTOCOLS[variant.protocol](subject, variant.views)
-    found = score(probes, subject.bench.test.blocks(_BLOCK_ROWS))
+    found = score(probes, subject.bench.judge.blocks(_BLOCK_ROWS))
     rows = [
         {"draw": stream.draw, "seed": stream.index, "top1": top1, "top5": top5}
         for stream, top1, top5 in zip(streams, found.top1, found.top5, strict=True)

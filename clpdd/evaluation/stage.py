@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +13,18 @@ from tqdm import tqdm
 from ..config import EvaluateSettings
 from ..distilled import DistilledSet
 from ..encoders import Encoder
-from ..errors import ArtifactError, DataError, Preempted, SettingsError
-from ..features import FeatureStore
-from ..files import explain_memory_errors, read_json, sha256_bytes, sha256_tree, write_bytes, write_json
-from ..kernels import Kernels
+from ..errors import ArtifactError, Preempted, SettingsError
+from ..files import explain_memory_errors, sha256_tree, write_bytes, write_json
 from ..preemption import StopRequest
 from ..provenance import code_digest
 from ..work import WorkFolder, fingerprint
 from .clocks import measured, read_record
+from .inputs import open_bench, open_set
+from .pieces import read_piece, write_piece
 from .protocols import Bench, Subject, Variant, run, variants
-from .tables import Result, compact_json, details_json, metrics_json, plot_csv, results_parquet
+from .tables import Result, details_json, metrics_json, plot_csv, results_parquet
 
 __all__ = ["evaluate"]
-
-log = logging.getLogger(__name__)
 
 _CLOCKS = "clocks.json"
 
@@ -74,14 +70,14 @@ def evaluate(
     """
     if not distilled or not encoders:
         raise SettingsError("evaluate needs at least one method and one encoder: see methods and encoders")
-    benches = {name: _open_bench(name, encoder, stores[name], kernels[name]) for name, encoder in encoders.items()}
+    benches = {name: open_bench(name, encoder, stores[name], kernels[name]) for name, encoder in encoders.items()}
     first = next(iter(benches.values()))
     for name, bench in benches.items():
-        if bench.test.index != first.test.index:
+        if bench.judge.index != first.judge.index:
             raise ArtifactError(
-                f"{stores[name]['test']} and {first.test.path} hold other images: run cache again for both"
+                f"{stores[name]['test']} and {first.judge.path} hold other images: run cache again for both"
             )
-    sets = {key: _open_set(folder, key, encoders, first) for key, folder in distilled.items()}
+    sets = {key: open_set(folder, key, encoders, first) for key, folder in distilled.items()}
     digests = {key: sha256_tree(folder) for key, folder in distilled.items()}
     common = {name: sha256_tree(folder) for name, folder in kernels.items() if name in encoders}
     jobs = [
@@ -92,11 +88,11 @@ def evaluate(
     results = _work_through(jobs, Path(work_root), wait)
     order = {key: i for i, key in enumerate(distilled)}
     results.sort(key=lambda r: order[r.distil, r.method])  # stable: within a set in the order of encoders, protocols
-    counts = torch.bincount(first.test.labels, minlength=first.classes).tolist()
+    counts = torch.bincount(first.judge.labels, minlength=first.classes).tolist()
     contents = {
         "results.parquet": results_parquet(results),
         "metrics.json": metrics_json(results),
-        "details.json": details_json(results, list(first.test.class_names), counts),
+        "details.json": details_json(results, list(first.judge.class_names), counts),
         "plots/accuracy.csv": plot_csv(results),
     }
     for name, data in contents.items():
@@ -104,56 +100,6 @@ def evaluate(
     if clocks is not None:
         write_json(Path(clocks) / "evaluate.json", _read_clocks(jobs, Path(work_root)))
     return {name: Path(out) / name for name in contents}
-
-
-# -- inputs ------------------------------------------------------------------------------------------------------------
-
-
-def _open_bench(name: str, encoder: Encoder, stores: Mapping[str, Path], kernels: Path) -> Bench:
-    opened = {split: FeatureStore.open(stores[split]) for split in ("train", "validation", "test")}
-    for split, store in opened.items():
-        if store.split != split:
-            raise ArtifactError(f"{stores[split]} holds the split {store.split}, not {split}: run cache again")
-        _same_encoder(store.encoder, encoder, name, f"{stores[split]} was made", "cache")
-    if not len(opened["test"]):
-        raise DataError(f"{stores['test']} holds no images: the test split is empty, see dataset.test_fraction")
-    moments = Kernels.load(kernels)
-    _same_encoder(moments.encoder, encoder, name, f"{kernels} was made", "kernels")
-    if any(moments.digests.get(split) != opened[split].digest for split in ("train", "validation")):
-        raise ArtifactError(f"{kernels} was made from other features than {stores['train']}: run kernels again")
-    return Bench(encoder, opened["train"], opened["validation"], opened["test"], moments)
-
-
-def _open_set(folder: Path, key: tuple[str, str], encoders: Mapping[str, Encoder], bench: Bench) -> DistilledSet:
-    distil, method = key
-    data = DistilledSet.load(folder)
-    if data.name != method:
-        raise ArtifactError(f"{folder} was made by the method {data.name}, not {method}: distil again")
-    if not len(data) and data.method != "full":
-        raise ArtifactError(f"{folder} holds no images, so no probe can be trained on it: distil again")
-    known = list(bench.test.class_names)
-    if data.class_names != known:
-        raise ArtifactError(
-            f"{folder} has {data.classes} classes ({_some(data.class_names)}), but the test features have {len(known)} "
-            f"({_some(known)}): distil, or cache, again with the same dataset"
-        )
-    if distil in encoders and data.info.get("encoder"):
-        _same_encoder(data.info["encoder"], encoders[distil], distil, f"{folder} was distilled", "distill")
-    return data
-
-
-def _same_encoder(found: Mapping[str, Any], encoder: Encoder, name: str, what: str, stage: str) -> None:
-    wanted = encoder.describe()
-    for field in ("digest", "size"):
-        if found.get(field) != wanted[field]:
-            raise ArtifactError(
-                f"{what} with another encoder than {name}: {field} {str(found.get(field))[:12]} instead of "
-                f"{str(wanted[field])[:12]}; run {stage} again"
-            )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 # -- pieces ------------------------------------------------------------------------------------------------------------
@@ -184,7 +130,7 @@ class _Job:
     def room(self, root: Path, wait: float) -> WorkFolder:
         """The work folder. All real data are the same whoever distils: such a set is evaluated once an encoder."""
         bench = self.bench
-        inputs = {"encoder": bench.encoder.describe(), "kernels": self.kernels_digest, "test": bench.test.digest}
+        inputs = {"encoder": bench.encoder.describe(), "kernels": self.kernels_digest, "test": bench.judge.digest}
         settings = self.settings.model_dump(mode="json", exclude={"protocols", "random_draws"})
         if self.full:
             inputs |= {"train": bench.train.digest, "validation": bench.validation.digest}
@@ -222,36 +168,18 @@ def _work_through(jobs: list[_Job], root: Path, wait: float) -> list[Result]:
                     tick()
                     bar.set_description(f"{job.method} {variant}")
                     file = work.out / f"{variant}.json"
-                    piece = _read_piece(file)
+                    piece = read_piece(file)
                     if piece is None:
                         subject = subject or Subject(job.data, job.bench, job.settings, job.seed, tick)
                         lower = f"lower evaluate.encoder_batch (now {job.settings.encoder_batch}) or evaluate.views"
                         with measured(work.path / _CLOCKS, variant, subject), explain_memory_errors(lower):
                             piece = run(subject, variant)
-                        _write_piece(file, piece)
+                        write_piece(file, piece)
                     results.append(job.result(variant, piece, work))
                     bar.update()
                 if subject is not None or not (work.path / "done.json").exists():  # or killed just before this line
                     work.finish()
     return results
-
-
-def _write_piece(file: Path, piece: dict[str, Any]) -> None:
-    text = compact_json(piece)
-    write_bytes(file, compact_json({"sha256": sha256_bytes(text.encode()), "piece": piece}).encode())
-
-
-def _read_piece(file: Path) -> dict[str, Any] | None:
-    """A piece of an earlier run; ``None`` when there is none, or (with a warning) when it is not what was written."""
-    if not file.exists():
-        return None
-    with contextlib.suppress(ArtifactError, AttributeError, TypeError):
-        found = read_json(file)
-        piece: dict[str, Any] = found.get("piece")
-        if found.get("sha256") == sha256_bytes(compact_json(piece).encode()):
-            return piece
-    log.warning("%s was altered since it was written: it is made again", file)
-    return None
 
 
 def _read_clocks(jobs: list[_Job], root: Path) -> dict[str, Any]:

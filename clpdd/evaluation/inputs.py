@@ -1,0 +1,74 @@
+"""What evaluation reads: the features and kernels of an encoder, and distilled sets that must belong to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..distilled import DistilledSet
+from ..encoders import Encoder
+from ..errors import ArtifactError, DataError
+from ..features import FeatureStore
+from ..kernels import Kernels
+from .protocols import Bench
+
+__all__ = ["open_bench", "open_set"]
+
+
+def open_bench(name: str, encoder: Encoder, stores: Mapping[str, Path], kernels: Path, judge: str = "test") -> Bench:
+    """What is needed to judge sets with one encoder.
+
+    Args:
+        stores: ``train``, ``validation`` and, where it judges, ``test`` -> feature store.
+        judge: the split that probes are scored on. With ``validation`` the test split is not opened.
+
+    Raises:
+        ArtifactError: a store or the kernels are missing, damaged, or made with another encoder.
+        DataError: the judging split holds no images.
+    """
+    opened = {split: FeatureStore.open(stores[split]) for split in dict.fromkeys(("train", "validation", judge))}
+    for split, store in opened.items():
+        if store.split != split:
+            raise ArtifactError(f"{stores[split]} holds the split {store.split}, not {split}: run cache again")
+        _same_encoder(store.encoder, encoder, name, f"{stores[split]} was made", "cache")
+    if not len(opened[judge]):
+        raise DataError(f"{stores[judge]} holds no images: the {judge} split is empty, see dataset.{judge}_fraction")
+    moments = Kernels.load(kernels)
+    _same_encoder(moments.encoder, encoder, name, f"{kernels} was made", "kernels")
+    if any(moments.digests.get(split) != opened[split].digest for split in ("train", "validation")):
+        raise ArtifactError(f"{kernels} was made from other features than {stores['train']}: run kernels again")
+    return Bench(encoder, opened["train"], opened["validation"], opened[judge], moments)
+
+
+def open_set(folder: Path, key: tuple[str, str], encoders: Mapping[str, Encoder], bench: Bench) -> DistilledSet:
+    """A set by (encoder it was distilled with, method). Raises ``ArtifactError`` when it is not what it is to be."""
+    distil, method = key
+    data = DistilledSet.load(folder)
+    if data.name != method:
+        raise ArtifactError(f"{folder} was made by the method {data.name}, not {method}: distil again")
+    if not len(data) and data.method != "full":
+        raise ArtifactError(f"{folder} holds no images, so no probe can be trained on it: distil again")
+    known = list(bench.judge.class_names)
+    if data.class_names != known:
+        raise ArtifactError(
+            f"{folder} has {data.classes} classes ({_some(data.class_names)}), but the test features have {len(known)} "
+            f"({_some(known)}): distil, or cache, again with the same dataset"
+        )
+    if distil in encoders and data.info.get("encoder"):
+        _same_encoder(data.info["encoder"], encoders[distil], distil, f"{folder} was distilled", "distill")
+    return data
+
+
+def _same_encoder(found: Mapping[str, Any], encoder: Encoder, name: str, what: str, stage: str) -> None:
+    wanted = encoder.describe()
+    for field in ("digest", "size"):
+        if found.get(field) != wanted[field]:
+            raise ArtifactError(
+                f"{what} with another encoder than {name}: {field} {str(found.get(field))[:12]} instead of "
+                f"{str(wanted[field])[:12]}; run {stage} again"
+            )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

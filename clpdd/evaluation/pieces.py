@@ -1,0 +1,35 @@
+"""A finished piece of work as a sealed JSON file: read back as it was written, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from pathlib import Path
+from typing import Any
+
+from ..errors import ArtifactError
+from ..files import read_json, sha256_bytes, write_bytes
+from .tables import compact_json
+
+__all__ = ["read_piece", "write_piece"]
+
+log = logging.getLogger(__name__)
+
+
+def write_piece(file: Path, piece: dict[str, Any]) -> None:
+    """Write JSON values with their digest."""
+    text = compact_json(piece)
+    write_bytes(file, compact_json({"sha256": sha256_bytes(text.encode()), "piece": piece}).encode())
+
+
+def read_piece(file: Path) -> dict[str, Any] | None:
+    """A piece of an earlier run; ``None`` when there is none, or (with a warning) when it is not what was written."""
+    if not file.exists():
+        return None
+    with contextlib.suppress(ArtifactError, AttributeError, TypeError):
+        found = read_json(file)
+        piece: dict[str, Any] = found.get("piece")
+        if found.get("sha256") == sha256_bytes(compact_json(piece).encode()):
+            return piece
+    log.warning("%s was altered since it was written: it is made again", file)
+    return None
