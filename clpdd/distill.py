@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def distill(
     wait: float = 0.0,
     on_progress: OnProgress | None = None,
     name: str | None = None,
-    snapshots: Sequence[int] = (),
+    snapshots: Container[int] = (),
     on_snapshot: Callable[[Snapshot], None] | None = None,
 ) -> DistilledSet:
     """Distil the training split with one method and write the result to ``target``.
@@ -112,7 +112,7 @@ def distill(
                 record,
                 random_draws,
                 on_progress=on_progress,
-                snapshots=frozenset(snapshots),
+                snapshots=snapshots,
                 on_snapshot=on_snapshot,
                 source=source(work.path / "source") if method == "neighbor" else None,
             )

@@ -170,7 +170,8 @@ class _Loop:
 
         if self.context.on_snapshot is not None and self.step in self.context.snapshots:
             images = to_uint8(self.parameters.decode())
-            self.context.on_snapshot(Snapshot(self.step, self.seconds, images))
+            passes = [images_a_step * self.step for images_a_step in self.problem.cost]
+            self.context.on_snapshot(Snapshot(self.step, self.seconds, images, *passes))
 
     def _readings(self) -> dict[str, str]:
         readings = {"loss": f"{self.losses[-1]:.4f}"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,12 +26,14 @@ class Snapshot:
     """Images on the way: ``(n, 3, s, s)`` uint8 after ``step`` steps that took ``seconds`` of wall clock.
 
     The seconds are those of the optimisation steps alone (no validation, previews or checkpoints), summed over the
-    attempts of a killed run.
+    attempts of a killed run. ``forward`` and ``backward`` are the images that the steps sent through the encoder.
     """
 
     step: int
     seconds: float
     images: Tensor
+    forward: int = 0
+    backward: int = 0
 
 
 OnProgress = Callable[[int, dict[str, float]], None]
@@ -53,7 +55,7 @@ class Context:
     record: dict[str, Any] = field(default_factory=dict)  # goes into the artifact
     random_draws: int = 1
     on_progress: OnProgress | None = None
-    snapshots: frozenset[int] = frozenset()  # steps whose images ``on_snapshot`` is shown
+    snapshots: Container[int] = ()  # steps whose images ``on_snapshot`` is shown
     on_snapshot: Callable[[Snapshot], None] | None = None
     source: DistilledSet | None = None  # for the method ``neighbor``: what the images are to be near to
 
