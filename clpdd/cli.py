@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -47,6 +48,9 @@ def build_parser() -> argparse.ArgumentParser:
     distill.add_argument("--encoder", required=True, help="name in encoders")
     distill.add_argument("--method", required=True, help="name in methods")
     add("evaluate", _evaluate, "train probes on every distilled dataset and score them on the test split")
+    add("benchmark", _benchmark, "compare methods by the clock, see the section benchmark").add_argument(
+        "--encoder", required=True
+    )
     add("report", _report, "write the result page")
     add("results", _results, "print the result table")
     _hand_over(add)
@@ -163,6 +167,19 @@ def _evaluate(options: argparse.Namespace) -> None:
     from . import stages
 
     stages.evaluate(stages.open_project(options.params, options.data))
+
+
+def _command(options: argparse.Namespace) -> str:
+    """The command line as it can be given again, for the tables whose figures it makes."""
+    return shlex.join(["clpdd", "--params", str(options.params), "--data", str(options.data), options.command])
+
+
+def _benchmark(options: argparse.Namespace) -> None:
+    from . import stages
+
+    command = f"{_command(options)} --encoder {shlex.quote(options.encoder)}"
+    table = stages.benchmark(stages.open_project(options.params, options.data), options.encoder, command)
+    logging.getLogger(__name__).info("table: %s", table.resolve())
 
 
 def _report(options: argparse.Namespace) -> None:

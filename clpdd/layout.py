@@ -38,6 +38,10 @@ class Layout:
         """Folder of the result table, metrics and the report."""
         return self.root / "results"
 
+    def comparison(self, encoder: str) -> Path:
+        """Folder of the tables and pages of a comparison of methods."""
+        return self.root / "benchmark" / encoder
+
     @property
     def work(self) -> Path:
         """Git-ignored folder of partial work."""

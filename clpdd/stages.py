@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,7 +17,18 @@ from .layout import SPLITS, Layout
 from .methods import OnProgress
 from .work import exclusive, peak_memory_mb
 
-__all__ = ["Project", "cache", "distill", "evaluate", "index", "kernels", "open_project", "page_is_current", "report"]
+__all__ = [
+    "Project",
+    "benchmark",
+    "cache",
+    "distill",
+    "evaluate",
+    "index",
+    "kernels",
+    "open_project",
+    "page_is_current",
+    "report",
+]
 
 
 @dataclass(frozen=True)
@@ -30,14 +42,12 @@ class Project:
         """One of the configured encoders, on the configured device."""
         if name not in self.settings.encoders:
             raise SettingsError(f"encoder {name!r} is not listed in encoders: {', '.join(self.settings.encoders)}")
-        options = self.settings.options(name)
-        return load_encoder(
-            name,
-            model=options.model,
-            weights=options.weights,
-            image_size=options.image_size,
-            device=resolve_device(self.settings.runtime.device),
-        )
+        return load_encoder(**self.encoder_arguments(name))
+
+    def encoder_arguments(self, name: str) -> dict[str, Any]:
+        """Arguments of ``load_encoder``, as JSON values that another process can be handed."""
+        options = self.settings.options(name).model_dump()
+        return {"name": name, **options, "device": str(resolve_device(self.settings.runtime.device))}
 
 
 def open_project(params: Path | str = "params.yaml", data: Path | str = "data") -> Project:
@@ -141,6 +151,29 @@ def evaluate(project: Project) -> None:
             layout.clocks,
             wait=wait,
         )
+
+
+def benchmark(project: Project, encoder: str, command: str = "") -> Path:
+    """Methods against each other by the clock, on the test split. Returns the table."""
+    from .comparison import compare, plan
+
+    layout, settings = project.layout, project.settings
+    table = layout.comparison(encoder) / "benchmark.parquet"
+    probes = {"seeds": settings.benchmark.probe_seeds, "views": settings.benchmark.views}
+    with exclusive(layout.work, "benchmark", settings.runtime.wait_seconds):
+        compare(
+            plan(settings),
+            layout,
+            project.encoder(encoder),
+            project.encoder_arguments(encoder),
+            settings.evaluate.model_copy(update=probes),
+            settings.distill,
+            settings.seed,
+            table,
+            command=command,
+            wait=settings.runtime.wait_seconds,
+        )
+    return table
 
 
 def report(project: Project) -> dict[str, Path]:

@@ -33,7 +33,7 @@ def test_params_yaml_holds_every_setting_at_its_default_with_a_comment() -> None
     lines = [line for line in PARAMS.read_text().splitlines() if line.strip() and not line.startswith("#")]
     keys = {line.split(":")[0].strip() for line in lines}
     assert keys == known
-    sections = {"augment", "dataset", "max_per_class", "cache", "kernels", "distill", "evaluate", "report"}
+    sections = {"augment", "dataset", "max_per_class", "cache", "kernels", "distill", "evaluate", "report", "benchmark"}
     uncommented = [line for line in lines if "#" not in line and line.split(":")[0].strip() not in sections]
     assert not uncommented
 

@@ -163,11 +163,17 @@ def test_stages_list_exactly_the_code_that_decides_them() -> None:
         "distill": "clpdd.distill",
         "evaluate": "clpdd.evaluation",
         "report": "clpdd.report",
+        "benchmark": "clpdd.comparison",
     }
     assert stages.keys() == entry.keys()
     for stage, module in entry.items():
         listed = {dep for dep in stages[stage]["deps"] if dep.endswith(".py")}
-        if stage in {"cache", "distill", "evaluate"}:  # the weights that ship decide as much as the code does
+        if stage in {
+            "cache",
+            "distill",
+            "evaluate",
+            "benchmark",
+        }:  # the weights that ship decide as much as the code does
             assert "clpdd/weights/clpdd_resnet14.tin100.safetensors" in stages[stage]["deps"]
         assert listed == {f"clpdd/{name}" for name in code_files(module)}, stage
 

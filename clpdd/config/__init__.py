@@ -5,6 +5,7 @@ from __future__ import annotations
 from .loading import load_settings, parse_settings
 from .sections import (
     AugmentSettings,
+    BenchmarkSettings,
     CacheSettings,
     DatasetSettings,
     DistillSettings,
@@ -21,6 +22,7 @@ from .variants import BUILT_IN, Variant, resolve
 __all__ = [
     "BUILT_IN",
     "AugmentSettings",
+    "BenchmarkSettings",
     "CacheSettings",
     "DatasetSettings",
     "DistillSettings",

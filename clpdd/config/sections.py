@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 __all__ = [
     "AugmentSettings",
+    "BenchmarkSettings",
     "CacheSettings",
     "DatasetSettings",
     "DistillSettings",
@@ -27,6 +28,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
 PositiveReal = Annotated[float, Field(gt=0)]
 NonNegativeReal = Annotated[float, Field(ge=0)]
+PerClass = Annotated[int, Field(ge=1, le=10_000)]
 Paths = str | list[str] | None
 Protocol = Literal["sgd", "closed_form"]
 
@@ -148,7 +150,7 @@ class AugmentSettings(Section):
 class DistillSettings(Section):
     """How synthetic images are made (METHODS in ``clpdd.methods``)."""
 
-    images_per_class: Annotated[int, Field(ge=1, le=10_000)] = 1
+    images_per_class: PerClass = 1
     steps: Positive = 600
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.03
     schedule: Literal["constant", "cosine"] = "cosine"
@@ -192,6 +194,41 @@ class EvaluateSettings(Section):
     augment: AugmentSettings = AugmentSettings()
     ridge: PositiveReal = 1.0
     encoder_batch: Positive = 256
+
+
+class BenchmarkSettings(Section):
+    """Methods against each other by the clock (``clpdd.comparison``)."""
+
+    encoders: Annotated[list[str], AfterValidator(once)] = []
+    methods: Annotated[list[str], Field(min_length=1), AfterValidator(once)] = [
+        "clp",
+        "lgm",
+        "clp-no-dsa",
+        "lgm-no-dsa",
+        "random",
+        "centroid",
+        "full",
+    ]
+    images_per_class: Annotated[list[PerClass], Field(min_length=1), AfterValidator(once)] = [1]
+    seeds: Annotated[int, Field(ge=1, le=1000)] = 2
+    steps: Positive | None = 100
+    halvings: Annotated[int, Field(ge=0, le=16)] = 3
+    peers: dict[str, str] = {"lgm": "clp", "lgm-no-dsa": "clp-no-dsa"}
+    time_factor: Annotated[float, Field(ge=1, le=1000)] = 10.0
+    probe_seeds: Annotated[int, Field(ge=1, le=1000)] = 2
+    views: Count = 20
+
+    @model_validator(mode="after")
+    def _peers_known(self) -> Self:
+        for peer, reference in self.peers.items():
+            if peer in self.methods and reference not in self.methods:
+                raise ValueError(
+                    f"peers gives {peer} {self.time_factor:g} times the time of {reference}, which methods does not "
+                    f"list: list it, or take {peer} out"
+                )
+            if peer in self.methods and self.methods.index(peer) < self.methods.index(reference):
+                raise ValueError(f"methods lists {peer} before {reference}, whose time it is given: swap them")
+        return self
 
 
 class ReportSettings(Section):

@@ -9,6 +9,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from .sections import (
+    BenchmarkSettings,
     CacheSettings,
     DatasetSettings,
     DistillSettings,
@@ -38,6 +39,7 @@ class Settings(Section):
     variants: dict[str, Variant] = {}
     distill: DistillSettings = DistillSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    benchmark: BenchmarkSettings = BenchmarkSettings()
     report: ReportSettings = ReportSettings()
     runtime: RuntimeSettings = RuntimeSettings()
 
@@ -58,15 +60,34 @@ class Settings(Section):
                     f"distill.images_per_class is {ipc}, but only kernels.nearest = {self.kernels.nearest} central "
                     f"images per class are kept: raise kernels.nearest to at least {ipc}"
                 )
+        self._benchmark_known()
         return self
 
+    def _benchmark_known(self) -> None:
+        wanted = self.benchmark
+        strange = [name for name in wanted.encoders if name not in self.encoders]
+        if strange:
+            raise ValueError(f"benchmark.encoders names {strange[0]!r}, which encoders does not list")
+        most = max(wanted.images_per_class)
+        if most > self.kernels.nearest:
+            raise ValueError(
+                f"benchmark.images_per_class holds {most}, but only kernels.nearest = {self.kernels.nearest} central "
+                f"images per class are kept: raise kernels.nearest to at least {most}"
+            )
+
+    @property
+    def known_methods(self) -> list[str]:
+        """Names that ``methods`` may hold."""
+        return [*BUILT_IN, *(name for name in self.variants if name not in BUILT_IN)]
+
     def _methods_known(self) -> None:
-        known = [*BUILT_IN, *(name for name in self.variants if name not in BUILT_IN)]
-        for name in self.methods:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean {near[0]}?" if near else "name it in variants, or take a known one"
-                raise ValueError(f"methods: unknown method {name!r}; {hint} Known are {', '.join(known)}")
+        for key, names in (("methods", self.methods), ("benchmark.methods", self.benchmark.methods)):
+            for name in names:
+                if name not in self.known_methods:
+                    near = difflib.get_close_matches(name, self.known_methods, n=1)
+                    hint = f"did you mean {near[0]}?" if near else "name it in variants, or take a known one"
+                    known = ", ".join(self.known_methods)
+                    raise ValueError(f"{key}: unknown method {name!r}; {hint} Known are {known}")
         for name, variant in self.variants.items():
             if not variant.model_fields_set & {"method"} and name not in BUILT_IN:
                 raise ValueError(f"variants.{name} needs a method, one of {', '.join(METHODS)}")

@@ -1,0 +1,50 @@
+"""The table of a comparison: one row for each probe of each point of each distillation."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+__all__ = ["SCHEMA", "table_bytes"]
+
+SCHEMA = pa.schema(
+    [
+        ("dataset", pa.string()),
+        ("encoder", pa.string()),
+        ("name", pa.string()),  # of the method or variant
+        ("method", pa.string()),  # behind the name
+        ("reference", pa.string()),  # of a peer: whose time it was given a multiple of
+        ("ipc", pa.int64()),  # null: all training images
+        ("seed", pa.int64()),  # of the distillation
+        ("draw", pa.int64()),  # of the method random
+        ("step", pa.int64()),  # null, like the clock, for methods without steps
+        ("last", pa.bool_()),  # whether it is the end of its distillation
+        ("seconds", pa.float64()),  # wall clock of the steps alone
+        ("forward", pa.int64()),  # images through the encoder so far
+        ("backward", pa.int64()),
+        ("peak_memory_mb", pa.float64()),  # of the distillation's process (its device where there is one)
+        ("idle_memory_mb", pa.float64()),  # of it before the distillation began
+        ("judge", pa.string()),  # test | validation: what the probe was scored on
+        ("protocol", pa.string()),
+        ("views", pa.string()),
+        ("probe_seed", pa.int64()),
+        ("top1", pa.float64()),  # percent
+        ("top5", pa.float64()),
+        ("changed", pa.string()),  # JSON: settings that differ from the section distill
+        ("machine", pa.string()),
+        ("versions", pa.string()),  # JSON
+        ("command", pa.string()),
+        ("fingerprint", pa.string()),  # of the distillation
+    ]
+)
+"""Columns of ``benchmark.parquet`` and ``ablations.parquet``."""
+
+
+def table_bytes(rows: list[dict[str, Any]]) -> bytes:
+    """Rows as Parquet, in their order."""
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), sink, compression="zstd")
+    return sink.getvalue()
