@@ -51,6 +51,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("benchmark", _benchmark, "compare methods by the clock, see the section benchmark").add_argument(
         "--encoder", required=True
     )
+    add("ablate", _ablate, "vary CLP-DD's choices one at a time, on validation data").add_argument(
+        "--encoder", required=True
+    )
     add("report", _report, "write the result page")
     add("results", _results, "print the result table")
     _hand_over(add)
@@ -171,14 +174,21 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _command(options: argparse.Namespace) -> str:
     """The command line as it can be given again, for the tables whose figures it makes."""
-    return shlex.join(["clpdd", "--params", str(options.params), "--data", str(options.data), options.command])
+    where = ["--params", str(options.params), "--data", str(options.data)]
+    return shlex.join(["clpdd", *where, options.command, "--encoder", options.encoder])
 
 
 def _benchmark(options: argparse.Namespace) -> None:
     from . import stages
 
-    command = f"{_command(options)} --encoder {shlex.quote(options.encoder)}"
-    table = stages.benchmark(stages.open_project(options.params, options.data), options.encoder, command)
+    table = stages.benchmark(stages.open_project(options.params, options.data), options.encoder, _command(options))
+    logging.getLogger(__name__).info("table: %s", table.resolve())
+
+
+def _ablate(options: argparse.Namespace) -> None:
+    from . import stages
+
+    table = stages.ablate(stages.open_project(options.params, options.data), options.encoder, _command(options))
     logging.getLogger(__name__).info("table: %s", table.resolve())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,8 +17,12 @@ from .layout import SPLITS, Layout
 from .methods import OnProgress
 from .work import exclusive, peak_memory_mb
 
+if TYPE_CHECKING:
+    from .comparison import Job
+
 __all__ = [
     "Project",
+    "ablate",
     "benchmark",
     "cache",
     "distill",
@@ -155,14 +159,27 @@ def evaluate(project: Project) -> None:
 
 def benchmark(project: Project, encoder: str, command: str = "") -> Path:
     """Methods against each other by the clock, on the test split. Returns the table."""
-    from .comparison import compare, plan
+    from .comparison import plan
+
+    return _compare(project, encoder, plan(project.settings), "benchmark", "test", command)
+
+
+def ablate(project: Project, encoder: str, command: str = "") -> Path:
+    """The paper's ablations, on validation features. Returns the table."""
+    from .comparison import plan_ablations
+
+    return _compare(project, encoder, plan_ablations(project.settings), "ablations", "validation", command)
+
+
+def _compare(project: Project, encoder: str, jobs: list[Job], name: str, judge: str, command: str) -> Path:
+    from .comparison import compare
 
     layout, settings = project.layout, project.settings
-    table = layout.comparison(encoder) / "benchmark.parquet"
+    table = layout.comparison(encoder) / f"{name}.parquet"
     probes = {"seeds": settings.benchmark.probe_seeds, "views": settings.benchmark.views}
     with exclusive(layout.work, "benchmark", settings.runtime.wait_seconds):
         compare(
-            plan(settings),
+            jobs,
             layout,
             project.encoder(encoder),
             project.encoder_arguments(encoder),
@@ -170,6 +187,7 @@ def benchmark(project: Project, encoder: str, command: str = "") -> Path:
             settings.distill,
             settings.seed,
             table,
+            judge=judge,
             command=command,
             wait=settings.runtime.wait_seconds,
         )

@@ -6,7 +6,8 @@ keeps its images at points of a grid, and every point is judged by the evaluatio
 
 from __future__ import annotations
 
+from .ablations import plan_ablations
 from .plan import Job, plan
 from .run import compare
 
-__all__ = ["Job", "compare", "plan"]
+__all__ = ["Job", "compare", "plan", "plan_ablations"]

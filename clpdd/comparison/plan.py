@@ -27,8 +27,9 @@ class Job:
         draws: draws of the method ``random``.
         source: of ``neighbor``: the job whose images the real ones are near to, if it is among the jobs.
         reference: of a peer that runs by the clock: the job whose time it is given a multiple of.
-        halvings: judged at 1/2, 1/4, ... of the steps or the time, so many times.
+        halvings: judged at 1/2, 1/4, ... of the steps or the time, so many times; ``None``: at the end alone.
         time_factor: multiple of the reference's time.
+        choices: of an ablation: the (group, choice) pairs that it stands for.
     """
 
     name: str
@@ -38,8 +39,9 @@ class Job:
     draws: int = 1
     source: Job | None = None
     reference: Job | None = None
-    halvings: int = 0
+    halvings: int | None = 0
     time_factor: float = 1.0
+    choices: tuple[tuple[str, str], ...] = ()
 
     @property
     def optimises(self) -> bool:
@@ -112,8 +114,10 @@ def judged_at_the_end(settings: DistillSettings) -> DistillSettings:
     )
 
 
-def marks_by_steps(steps: int, halvings: int) -> list[int]:
-    """The start, ``steps / 2^h``, ..., ``steps / 2``, ``steps``."""
+def marks_by_steps(steps: int, halvings: int | None) -> list[int]:
+    """The start, ``steps / 2^h``, ..., ``steps / 2``, ``steps``; the last alone when ``halvings`` is ``None``."""
+    if halvings is None:
+        return [steps]
     return sorted({0, *(steps >> h for h in range(halvings + 1))})
 
 

@@ -156,7 +156,7 @@ class _Runner:
         if job.reference is None:
             return []
         taken = read_track(self.room(job.reference).out / "track")[-1].seconds
-        return marks_by_clock(taken, job.time_factor, job.halvings)
+        return marks_by_clock(taken, job.time_factor, job.halvings or 0)
 
     def _distil(self, job: Job, work: WorkFolder) -> None:
         order = Order(
@@ -184,10 +184,11 @@ class _Runner:
             if not work.finished:
                 self._distil(job, work)
             told = self._about(job, work) | read_json(work.out / "reading.json")
+            pairs = [{"group": group, "choice": choice} for group, choice in job.choices] or [{}]
             rows = []
             for point in self._points(job, work):
                 for row in self._judge(job, point, work, tick):
-                    rows.append(told | _clock(point) | row)
+                    rows += [told | _clock(point) | row | pair for pair in pairs]
             return rows
 
     def _points(self, job: Job, work: WorkFolder) -> list[_Point]:

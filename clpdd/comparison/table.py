@@ -16,6 +16,8 @@ SCHEMA = pa.schema(
         ("encoder", pa.string()),
         ("name", pa.string()),  # of the method or variant
         ("method", pa.string()),  # behind the name
+        ("group", pa.string()),  # of an ablation: what is varied
+        ("choice", pa.string()),  # and how
         ("reference", pa.string()),  # of a peer: whose time it was given a multiple of
         ("ipc", pa.int64()),  # null: all training images
         ("seed", pa.int64()),  # of the distillation

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -31,6 +31,17 @@ NonNegativeReal = Annotated[float, Field(ge=0)]
 PerClass = Annotated[int, Field(ge=1, le=10_000)]
 Paths = str | list[str] | None
 Protocol = Literal["sgd", "closed_form"]
+Ablation = Literal[
+    "objective",
+    "outer_batch",
+    "temperature_ridge",
+    "parameterisation",
+    "decorrelation",
+    "augmentation",
+    "views",
+    "initialisation",
+    "centring",
+]
 
 
 class Section(BaseModel):
@@ -217,6 +228,9 @@ class BenchmarkSettings(Section):
     time_factor: Annotated[float, Field(ge=1, le=1000)] = 10.0
     probe_seeds: Annotated[int, Field(ge=1, le=1000)] = 2
     views: Count = 20
+    ablations: Annotated[list[Ablation], AfterValidator(once)] = list(get_args(Ablation))
+    temperatures: Annotated[list[PositiveReal], Field(min_length=1), AfterValidator(once)] = [0.02, 0.05, 0.1, 0.3, 1.0]
+    ridges: Annotated[list[NonNegativeReal], Field(min_length=1), AfterValidator(once)] = [0.1, 0.3, 1.0, 3.0, 10.0]
 
     @model_validator(mode="after")
     def _peers_known(self) -> Self:
