@@ -54,6 +54,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("ablate", _ablate, "vary CLP-DD's choices one at a time, on validation data").add_argument(
         "--encoder", required=True
     )
+    draw = add("draw", _draw, "draw tables of benchmark and ablate as one page")
+    draw.add_argument("tables", type=Path, nargs="+", help="Parquet files, of whatever datasets and encoders")
+    draw.add_argument("--out", type=Path, required=True, help="HTML file to write")
     add("report", _report, "write the result page")
     add("results", _results, "print the result table")
     _hand_over(add)
@@ -181,15 +184,21 @@ def _command(options: argparse.Namespace) -> str:
 def _benchmark(options: argparse.Namespace) -> None:
     from . import stages
 
-    table = stages.benchmark(stages.open_project(options.params, options.data), options.encoder, _command(options))
-    logging.getLogger(__name__).info("table: %s", table.resolve())
+    page = stages.benchmark(stages.open_project(options.params, options.data), options.encoder, _command(options))
+    logging.getLogger(__name__).info("page: %s", page.resolve())
 
 
 def _ablate(options: argparse.Namespace) -> None:
     from . import stages
 
-    table = stages.ablate(stages.open_project(options.params, options.data), options.encoder, _command(options))
-    logging.getLogger(__name__).info("table: %s", table.resolve())
+    page = stages.ablate(stages.open_project(options.params, options.data), options.encoder, _command(options))
+    logging.getLogger(__name__).info("page: %s", page.resolve())
+
+
+def _draw(options: argparse.Namespace) -> None:
+    from .report.comparison import write_comparison
+
+    logging.getLogger(__name__).info("page: %s", write_comparison(options.tables, options.out).resolve())
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -39,7 +39,7 @@ class Layout:
         return self.root / "results"
 
     def comparison(self, encoder: str) -> Path:
-        """Folder of the tables and pages of a comparison of methods."""
+        """Folder of the tables of a comparison of methods and of ablations, and of their page."""
         return self.root / "benchmark" / encoder
 
     @property

@@ -158,14 +158,14 @@ def evaluate(project: Project) -> None:
 
 
 def benchmark(project: Project, encoder: str, command: str = "") -> Path:
-    """Methods against each other by the clock, on the test split. Returns the table."""
+    """Methods against each other by the clock, on the test split. Returns the page; the table lies beside it."""
     from .comparison import plan
 
     return _compare(project, encoder, plan(project.settings), "benchmark", "test", command)
 
 
 def ablate(project: Project, encoder: str, command: str = "") -> Path:
-    """The paper's ablations, on validation features. Returns the table."""
+    """The paper's ablations, on validation features. Returns the page; the table lies beside it."""
     from .comparison import plan_ablations
 
     return _compare(project, encoder, plan_ablations(project.settings), "ablations", "validation", command)
@@ -173,9 +173,10 @@ def ablate(project: Project, encoder: str, command: str = "") -> Path:
 
 def _compare(project: Project, encoder: str, jobs: list[Job], name: str, judge: str, command: str) -> Path:
     from .comparison import compare
+    from .report.comparison import write_comparison
 
     layout, settings = project.layout, project.settings
-    table = layout.comparison(encoder) / f"{name}.parquet"
+    folder = layout.comparison(encoder)
     probes = {"seeds": settings.benchmark.probe_seeds, "views": settings.benchmark.views}
     with exclusive(layout.work, "benchmark", settings.runtime.wait_seconds):
         compare(
@@ -186,12 +187,13 @@ def _compare(project: Project, encoder: str, jobs: list[Job], name: str, judge: 
             settings.evaluate.model_copy(update=probes),
             settings.distill,
             settings.seed,
-            table,
+            folder / f"{name}.parquet",
             judge=judge,
             command=command,
             wait=settings.runtime.wait_seconds,
         )
-    return table
+    tables = [folder / f"{name}.parquet" for name in ("benchmark", "ablations")]
+    return write_comparison([table for table in tables if table.exists()], folder / "comparison.html")
 
 
 def report(project: Project) -> dict[str, Path]:

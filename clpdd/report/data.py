@@ -23,8 +23,14 @@ __all__ = ["BOUNDS", "KEYS", "METHODS", "Sources", "gather", "read_mapping", "re
 
 METHODS = {
     "clp": "CLP-DD",
+    "clp-no-dsa": "CLP-DD without augmentation",
+    "clp-mse": "CLP-DD by squared error",
+    "clp-cosine": "CLP-DD by cosine",
+    "lgm": "LGM",
+    "lgm-no-dsa": "LGM without augmentation",
     "random": "random real images",
     "centroid": "most central real images",
+    "neighbor": "nearest real images",
     "full": "all training images",
 }
 """Names of the methods for people; a method that is not listed goes by its own name."""

@@ -19,7 +19,7 @@ from .clocks import distill_seconds, evaluation_clocks, stage_lines
 from .data import BOUNDS, KEYS, METHODS
 from .pictures import Picture, fit, timelapse
 
-__all__ = ["duration", "megabytes", "render"]
+__all__ = ["duration", "megabytes", "render", "template"]
 
 _GALLERY_BYTES = 2_400_000
 _OTHERS_BYTES = 800_000
@@ -54,15 +54,7 @@ def render(
     settings: Settings,
 ) -> str:
     """The whole page as HTML; every text out of the data is escaped by the template."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("clpdd", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= _FILTERS
-    return environment.get_template("report.html.j2").render(
+    return template("report.html.j2").render(
         facts=facts,
         headline=facts["headline"],
         bounds=BOUNDS,
@@ -77,6 +69,19 @@ def render(
         settings=_flat(settings.model_dump(mode="json")),
         versions=_versions(),
     )
+
+
+def template(name: str) -> jinja2.Template:
+    """A template of the package with the filters that all pages share."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("clpdd", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= _FILTERS
+    return environment.get_template(name)
 
 
 # -- words -----------------------------------------------------------------------------------------------------------
