@@ -10,7 +10,7 @@ export DO_NOT_TRACK := 1
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro test lint docs bench serve torture clean
+.PHONY: help install repro test lint docs bench ablate speed serve torture clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,7 +43,15 @@ $(BIN)/.docs: $(BIN)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	@touch $@
 
-bench: install ## speed and memory, measured side by side
+bench: install ## methods against each other by the clock (settings: benchmark); prints where the page is
+	@dvc repro cache kernels
+	@clpdd benchmark
+
+ablate: install ## CLP-DD's choices varied one at a time, on validation data; onto the same page
+	@dvc repro cache kernels
+	@clpdd ablate
+
+speed: install ## speed and memory of the parts, measured side by side
 	python -m benchmarks
 
 serve: install ## a Prefect server, worker and the deployments on 127.0.0.1 until Ctrl-C

@@ -19,6 +19,7 @@ from .files import explain_os_error, is_memory_error
 if TYPE_CHECKING:
     from .config import Settings
     from .encoders import Encoder
+    from .stages import Project
 
 __all__ = ["build_parser", "main"]
 
@@ -48,12 +49,11 @@ def build_parser() -> argparse.ArgumentParser:
     distill.add_argument("--encoder", required=True, help="name in encoders")
     distill.add_argument("--method", required=True, help="name in methods")
     add("evaluate", _evaluate, "train probes on every distilled dataset and score them on the test split")
-    add("benchmark", _benchmark, "compare methods by the clock, see the section benchmark").add_argument(
-        "--encoder", required=True
-    )
-    add("ablate", _ablate, "vary CLP-DD's choices one at a time, on validation data").add_argument(
-        "--encoder", required=True
-    )
+    for name, run, text in (
+        ("benchmark", _benchmark, "compare methods by the clock, on test images (settings: benchmark)"),
+        ("ablate", _ablate, "vary CLP-DD's choices one at a time, on validation features"),
+    ):
+        add(name, run, text).add_argument("--encoder", help="default: the first of encoders")
     draw = add("draw", _draw, "draw tables of benchmark and ablate as one page")
     draw.add_argument("tables", type=Path, nargs="+", help="Parquet files, of whatever datasets and encoders")
     draw.add_argument("--out", type=Path, required=True, help="HTML file to write")
@@ -175,24 +175,26 @@ def _evaluate(options: argparse.Namespace) -> None:
     stages.evaluate(stages.open_project(options.params, options.data))
 
 
-def _command(options: argparse.Namespace) -> str:
-    """The command line as it can be given again, for the tables whose figures it makes."""
-    where = ["--params", str(options.params), "--data", str(options.data)]
-    return shlex.join(["clpdd", *where, options.command, "--encoder", options.encoder])
-
-
 def _benchmark(options: argparse.Namespace) -> None:
     from . import stages
 
-    page = stages.benchmark(stages.open_project(options.params, options.data), options.encoder, _command(options))
-    logging.getLogger(__name__).info("page: %s", page.resolve())
+    _compare(options, stages.benchmark)
 
 
 def _ablate(options: argparse.Namespace) -> None:
     from . import stages
 
-    page = stages.ablate(stages.open_project(options.params, options.data), options.encoder, _command(options))
-    logging.getLogger(__name__).info("page: %s", page.resolve())
+    _compare(options, stages.ablate)
+
+
+def _compare(options: argparse.Namespace, run: Callable[[Project, str, str], Path]) -> None:
+    from . import stages
+
+    project = stages.open_project(options.params, options.data)
+    encoder = options.encoder or project.settings.encoders[0]
+    where = ["--params", str(options.params), "--data", str(options.data)]
+    command = shlex.join(["clpdd", *where, options.command, "--encoder", encoder])  # to be given again
+    logging.getLogger(__name__).info("page: %s", run(project, encoder, command).resolve())
 
 
 def _draw(options: argparse.Namespace) -> None:
