@@ -71,7 +71,8 @@ def index(project: Project) -> None:
     layout, settings = project.layout, project.settings
     with exclusive(layout.work, "index", settings.runtime.wait_seconds):
         begun = time.monotonic()
-        build_index(settings.dataset, settings.seed, layout.index("train").parent)
+        partial = layout.work / "index" / "partial"
+        build_index(settings.dataset, settings.seed, layout.index("train").parent, partial=partial)
         reading = {"stage": "index", "item": "", "device": "cpu", "seconds": time.monotonic() - begun}
         write_json(layout.clocks / "index.json", reading | {"peak_memory_mb": peak_memory_mb()})
 

@@ -161,7 +161,9 @@ def test_equal_inputs_give_equal_bytes_anywhere(digits: Path, tmp_path: Path, mo
 
 def test_the_files_are_plain_parquet_with_the_documented_columns(digits: Path) -> None:
     table = pq.read_table(digits / "validation.parquet")
-    assert table.column_names == ["id", "bytes", "path", "label", "split", "width", "height", "sha256"]
+    assert table.column_names == [
+        *("id", "bytes", "path", "offset", "length", "label", "group", "split", "width", "height", "sha256")
+    ]
     row = table.slice(0, 1).to_pylist()[0]
     assert (row["width"], row["height"], row["path"], row["split"]) == (8, 8, None, "validation")
     assert row["sha256"] == sha256_bytes(row["bytes"])

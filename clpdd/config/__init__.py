@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .catalogue import CATALOGUE, Entry, entry
 from .loading import load_settings, parse_settings
 from .sections import (
     AugmentSettings,
@@ -21,12 +22,14 @@ from .variants import BUILT_IN, Variant, resolve
 
 __all__ = [
     "BUILT_IN",
+    "CATALOGUE",
     "AugmentSettings",
     "BenchmarkSettings",
     "CacheSettings",
     "DatasetSettings",
     "DistillSettings",
     "EncoderOptions",
+    "Entry",
     "EvaluateSettings",
     "KernelSettings",
     "ReportSettings",
@@ -34,6 +37,7 @@ __all__ = [
     "Settings",
     "SplitLimits",
     "Variant",
+    "entry",
     "load_settings",
     "parse_settings",
     "resolve",

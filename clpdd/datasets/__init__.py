@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .build import SOURCES, build_index, index_arrays
+from .build import LAYOUTS, build_index, index_arrays
 from .decode import FORMATS, decode_image
 from .index import Index
 
-__all__ = ["FORMATS", "SOURCES", "Index", "build_index", "decode_image", "index_arrays"]
+__all__ = ["FORMATS", "LAYOUTS", "Index", "build_index", "decode_image", "index_arrays"]

@@ -6,45 +6,60 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
-from ..config import DatasetSettings
+from ..config import DatasetSettings, entry
 from ..errors import DataError
 from ..files import canonical_json, explain_os_errors, remove, sha256_bytes, sync_folder
 from ..layout import SPLITS
-from .decode import Undecodable, decode
+from .check import check
+from .cifar import list_cifar
+from .decode import Undecodable
 from .digits import list_digits
+from .duplicates import Duplicates
 from .folder import list_folder
+from .grouped import list_spawrious, list_waterbirds
+from .hub import list_hub, list_torchvision
+from .imagenet import list_imagenet
 from .index import IndexWriter
-from .listing import BadImages, Images, Listing, Source, check_class_names
+from .listing import BadImages, File, Files, Images, Labels, Listing, Source, check_class_names
 from .parquet import list_parquet
+from .published import list_cub, list_dogs, list_flowers, list_food, list_splits
 from .split import limit, stratify
 
-__all__ = ["SOURCES", "build_index", "index_arrays"]
+__all__ = ["LAYOUTS", "build_index", "index_arrays"]
 
 log = logging.getLogger(__name__)
 
-SOURCES: dict[str, Callable[[DatasetSettings, Path, BadImages], Source]] = {
+LAYOUTS: dict[str, Callable[[DatasetSettings, Path, BadImages], Source]] = {
+    "cifar": list_cifar,
+    "cub200": list_cub,
     "digits": list_digits,
-    "parquet": list_parquet,
+    "flowers102": list_flowers,
     "folder": list_folder,
+    "food101": list_food,
+    "hf": list_hub,
+    "imagenet": list_imagenet,
+    "parquet": list_parquet,
+    "spawrious": list_spawrious,
+    "splits": list_splits,
+    "stanford-dogs": list_dogs,
+    "torchvision": list_torchvision,
+    "waterbirds": list_waterbirds,
 }
-"""Every source of images; a new one is a function here and its name in ``DatasetSettings.name``."""
+"""Every layout that images come in; the datasets themselves are entered in ``clpdd.config.catalogue``."""
 
-_THREADS = 4
-_BATCH = 64
+_REFER_ABOVE = 50_000  # files: an index that copied more would be the dataset once again
 
 
-def build_index(settings: DatasetSettings, seed: int, out: Path, base: Path = Path(".")) -> dict[str, Path]:
+def build_index(
+    settings: DatasetSettings, seed: int, out: Path, base: Path = Path("."), partial: Path | None = None
+) -> dict[str, Path]:
     """Check every chosen image by decoding it, and write the indexes.
 
     Splits that the settings do not name are split off the training images, stratified (``split.stratify``); then
@@ -57,6 +72,7 @@ def build_index(settings: DatasetSettings, seed: int, out: Path, base: Path = Pa
         out: folder that gets ``train.parquet``, ``validation.parquet``, ``test.parquet`` and ``summary.json``
             (images per split and class, what was skipped and why, duplicates). They appear together, when whole.
         base: what the paths of the settings are relative to.
+        partial: folder in which a killed run finds what it has checked; removed when the indexes are whole.
 
     Returns:
         split -> its index.
@@ -68,10 +84,13 @@ def build_index(settings: DatasetSettings, seed: int, out: Path, base: Path = Pa
     """
     bad = BadImages(settings.bad_images == "skip")
     try:
-        source = SOURCES[settings.name](settings, base, bad)
+        source = LAYOUTS[entry(settings.name).layout](settings, base, bad)
     except OSError as error:  # a parent folder that may not be entered, say
         raise DataError(f"the images cannot be read: {error}") from error
-    return _write(source, settings, seed, out, bad)
+    written = _write(source, settings, seed, out, bad, partial)
+    if partial is not None:
+        remove(partial)
+    return written
 
 
 def index_arrays(
@@ -105,26 +124,30 @@ def index_arrays(
     return _write(Source(settings.title or name, names, listings), settings, seed, Path(out), bad)
 
 
-def _write(source: Source, settings: DatasetSettings, seed: int, out: Path, bad: BadImages) -> dict[str, Path]:
+def _write(
+    source: Source, settings: DatasetSettings, seed: int, out: Path, bad: BadImages, partial: Path | None = None
+) -> dict[str, Path]:
     _check_classes(source)
     parts = _choose(source, settings, seed)
-    duplicates = _Duplicates(settings.duplicates)
+    duplicates = Duplicates(settings.duplicates)
     counts: dict[str, dict[str, int]] = {}
     with explain_os_errors("write the index to", out), _staging(out) as staging:
         for split in reversed(SPLITS):  # so that earlier splits know what the later ones hold
             given, rows = parts[split]
             metadata = {
                 "class_names": source.class_names,
-                "dataset": source.name,
+                "dataset": settings.title or source.name,
                 "max_pixels": settings.max_pixels,
                 "source": {"split": given, "images": len(source.listings[given].labels)},
             }
+            listing = source.listings[given]
+            rows, digests, sizes = _usable(split, listing, rows, settings, bad, duplicates, partial)
+            refer = _refers(listing, settings)
             with IndexWriter(staging / f"{split}.parquet", split, metadata) as writer:
-                labels = _fill(writer, split, source.listings[given], rows, settings.max_pixels, bad, duplicates)
-            duplicates.close(split)
-            counts[split] = _count(labels, source, split, bad)
+                _fill(writer, listing, rows, digests, sizes, refer)
+            counts[split] = _count(listing.labels[rows].tolist(), source, split, bad)
         summary = {
-            "dataset": source.name,
+            "dataset": settings.title or source.name,
             "class_names": source.class_names,
             "splits": {split: {"images": sum(c.values()), "classes": c} for split, c in counts.items()},
             "skipped": sorted(bad.skipped, key=lambda item: (SPLITS.index(item["split"]), item["id"])),
@@ -133,6 +156,17 @@ def _write(source: Source, settings: DatasetSettings, seed: int, out: Path, bad:
         (staging / "summary.json").write_text(canonical_json(summary), encoding="utf-8")
         _publish(staging, out)
     return {split: out / f"{split}.parquet" for split in SPLITS}
+
+
+def _refers(listing: Listing, settings: DatasetSettings) -> bool:
+    """Whether the index names the files instead of holding them."""
+    if settings.store == "paths" and not isinstance(listing, Files):
+        raise DataError(
+            f"dataset.store is paths, but the images of {settings.name} are no files of their own: set bytes"
+        )
+    return isinstance(listing, Files) and (
+        settings.store == "paths" or (settings.store == "auto" and len(listing.labels) > _REFER_ABOVE)
+    )
 
 
 def _refuse_single_class(names: list[str]) -> None:
@@ -172,91 +206,50 @@ def _choose(source: Source, settings: DatasetSettings, seed: int) -> dict[str, t
     }
 
 
-@dataclass(frozen=True)
-class _Checked:
-    data: bytes
-    width: int
-    height: int
-    sha256: str
-
-
-def _check(data: bytes | Undecodable, max_pixels: int) -> _Checked | Undecodable:
-    if isinstance(data, Undecodable):
-        return data
-    try:
-        image = decode(data, max_pixels)
-    except Undecodable as problem:
-        return problem
-    return _Checked(data, image.width, image.height, sha256_bytes(data))
+def _usable(
+    split: str,
+    listing: Listing,
+    rows: Labels,
+    settings: DatasetSettings,
+    bad: BadImages,
+    duplicates: Duplicates,
+    partial: Path | None,
+) -> tuple[Labels, NDArray[np.uint8], NDArray[np.int32]]:
+    """The rows that stay in the split, with their digests ``(n, 32)`` and sizes ``(n, 2)``."""
+    kept, digests, sizes = [rows[:0]], [np.zeros((0, 32), np.uint8)], [np.zeros((0, 2), np.int32)]
+    for start, found in check(listing, rows, settings.max_pixels, split, partial):
+        chunk = rows[start : start + len(found.sizes)]
+        for position, problem in sorted(found.problems.items()):
+            row = int(chunk[position])
+            bad.add(split, listing.name(row), listing.where(row), problem)
+        sound = np.ones(len(chunk), np.bool_)
+        sound[list(found.problems)] = False
+        kept.append(chunk[sound])
+        digests.append(found.digests[sound])
+        sizes.append(found.sizes[sound])
+    chosen, marks = np.concatenate(kept), np.concatenate(digests)
+    stays = duplicates.sift(split, marks, lambda position: listing.name(int(chosen[position])))
+    return chosen[stays], marks[stays], np.concatenate(sizes)[stays]
 
 
 def _fill(
     writer: IndexWriter,
-    split: str,
     listing: Listing,
-    rows: NDArray[np.int64],
-    max_pixels: int,
-    bad: BadImages,
-    duplicates: _Duplicates,
-) -> list[int]:
-    """Write the usable images of ``rows``, in order; returns their labels. Decoding is spread over threads."""
-    labels = []
-    threads = min(_THREADS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads) as pool, tqdm(total=len(rows), desc=f"index {split}", disable=None) as bar:
-        results = _mapped(pool, listing.read(rows.tolist()), max_pixels)
-        for row, result in zip(rows.tolist(), results, strict=True):
-            bar.update()
-            if isinstance(result, Undecodable):
-                bad.add(split, listing.name(row), listing.where(row), result)
-            elif duplicates.keep(result.sha256, split, listing.name(row)):
-                label = int(listing.labels[row])
-                writer.add(listing.name(row), result.data, label, result.width, result.height, result.sha256)
-                labels.append(label)
-    return labels
-
-
-def _mapped(
-    pool: ThreadPoolExecutor, items: Iterator[bytes | Undecodable], max_pixels: int
-) -> Iterator[_Checked | Undecodable]:
-    """``_check`` of every item, in order, with few of them in memory."""
-    while batch := list(islice(items, _BATCH)):
-        yield from pool.map(lambda data: _check(data, max_pixels), batch)
-
-
-@dataclass
-class _Duplicates:
-    """Equal bytes across splits, met in the order test, validation, train."""
-
-    policy: str
-    seen: dict[bytes, tuple[str, str]] = field(default_factory=dict)
-    across: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
-    within: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
-    examples: list[str] = field(default_factory=list)
-
-    def keep(self, sha256: str, split: str, name: str) -> bool:
-        """Note one image; whether it stays in its split."""
-        other, other_name = self.seen.setdefault(bytes.fromhex(sha256), (split, name))
-        if other == split:
-            self.within[split] += other_name != name
-            return True
-        self.across[split] += 1
-        if len(self.examples) < 3:
-            self.examples.append(f"{name} is {other_name} of {other}")
-        return self.policy != "drop"
-
-    def close(self, split: str) -> None:
-        """Raises ``DataError`` when the split shares images with a later one and must not."""
-        if self.across[split] and self.policy == "error":
-            raise DataError(
-                f"{self.across[split]} of the images for {split} are also in a later split "
-                f"({'; '.join(self.examples)}), so that scores would be too good. "
-                f"Remove them, or set dataset.duplicates: drop to leave them out of "
-                f"{split}, or allow to keep them in both"
-            )
-
-    def summary(self) -> dict[str, Any]:
-        """Counts per split: shared with a later split (dropped or kept, by the policy), and repeated within it."""
-        return {"policy": self.policy, "across_splits": self.across, "within_split": self.within}
+    rows: Labels,
+    digests: NDArray[np.uint8],
+    sizes: NDArray[np.int32],
+    refer: bool,
+) -> None:
+    """Write the rows, in order: with their images, or (``refer``) with the files these lie in."""
+    chosen = rows.tolist()
+    images: Iterator[bytes | Undecodable | File]
+    images = (listing.files[row] for row in chosen) if refer and isinstance(listing, Files) else listing.read(chosen)
+    for row, image, digest, (width, height) in zip(chosen, images, digests, sizes.tolist(), strict=True):
+        mark = digest.tobytes().hex()
+        if isinstance(image, Undecodable) or (isinstance(image, bytes) and sha256_bytes(image) != mark):
+            raise DataError(f"{listing.where(row)}: the image changed while it was indexed: run the stage index again")
+        group = None if listing.groups is None else listing.groups[row]
+        writer.add(listing.name(row), image, int(listing.labels[row]), width, height, mark, group)
 
 
 def _count(labels: list[int], source: Source, split: str, bad: BadImages) -> dict[str, int]:

@@ -4,48 +4,18 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
 from pathlib import Path
-
-import numpy as np
 
 from ..config import DatasetSettings
 from ..errors import DataError
 from .decode import Undecodable
-from .listing import BadImages, Listing, Source, check_class_names, nearest, printable, read_file
+from .listing import BadImages, File, Files, Listing, Source, check_class_names, max_file_bytes, nearest, printable
 
-__all__ = ["list_folder"]
+__all__ = ["list_folder", "list_roots", "scan"]
 
 _SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 _CLUTTER = {"thumbs.db", "desktop.ini", "__macosx"}
-
-
-@dataclass(frozen=True)
-class _Image:
-    root: Path
-    name: str  # relative POSIX path below the root, class folder first
-    prefix: str
-
-
-class _Files(Listing):
-    def __init__(self, images: list[_Image], labels: list[int], max_bytes: int) -> None:
-        self.labels = np.asarray(labels, dtype=np.int64)
-        self._images, self._max_bytes = images, max_bytes
-
-    def name(self, row: int) -> str:
-        return self._images[row].prefix + self._images[row].name
-
-    def where(self, row: int) -> str:
-        return str(self._images[row].root / self._images[row].name)
-
-    def read(self, rows: Sequence[int]) -> Iterator[bytes | Undecodable]:
-        for row in rows:
-            image = self._images[row]
-            try:
-                yield read_file(image.root / image.name, self._max_bytes)
-            except Undecodable as problem:
-                yield problem
 
 
 def list_folder(settings: DatasetSettings, base: Path, bad: BadImages) -> Source:
@@ -62,11 +32,16 @@ def list_folder(settings: DatasetSettings, base: Path, bad: BadImages) -> Source
     given = {split: getattr(settings, split) for split in ("train", "validation", "test")}
     roots = {split: _roots(value, base, f"dataset.{split}") for split, value in given.items() if value is not None}
     _refuse_nested(roots)
-    found = {split: _scan(paths, split, bad) for split, paths in roots.items()}
+    return list_roots(roots, settings, bad)
+
+
+def list_roots(roots: dict[str, list[Path]], settings: DatasetSettings, bad: BadImages) -> Source:
+    """``list_folder`` of roots that exist: split -> its roots."""
+    found = {split: scan(paths, split, bad) for split, paths in roots.items()}
     folders = sorted(found["train"])
     _refuse_empty(found, roots)
     names, label_of = _names(folders, settings.class_names)
-    max_bytes = 8 * settings.max_pixels + (1 << 20)
+    max_bytes = max_file_bytes(settings.max_pixels)
     listings: dict[str, Listing] = {}
     for split, classes in found.items():
         unknown = sorted(classes.keys() - label_of.keys())
@@ -78,7 +53,7 @@ def list_folder(settings: DatasetSettings, base: Path, bad: BadImages) -> Source
         ordered = sorted(classes, key=lambda name: label_of[name])
         images = [image for name in ordered for image in classes[name]]
         labels = [label_of[name] for name in ordered for _ in classes[name]]
-        listings[split] = _Files(images, labels, max_bytes)
+        listings[split] = Files(images, labels, max_bytes)
     return Source("folder", names, listings)
 
 
@@ -108,7 +83,7 @@ def _refuse_nested(roots: dict[str, list[Path]]) -> None:
                 )
 
 
-def _refuse_empty(found: dict[str, dict[str, list[_Image]]], roots: dict[str, list[Path]]) -> None:
+def _refuse_empty(found: dict[str, dict[str, list[File]]], roots: dict[str, list[Path]]) -> None:
     root = roots["train"][0]
     if not found["train"]:
         raise DataError(f"dataset.train: {root} holds no class folder: it must look like {root}/CLASS/image.png")
@@ -117,12 +92,12 @@ def _refuse_empty(found: dict[str, dict[str, list[_Image]]], roots: dict[str, li
         raise DataError(f"dataset.train: the class folder {empty[0]!r} in {root} holds no image: fill or remove it")
 
 
-def _scan(roots: list[Path], split: str, bad: BadImages) -> dict[str, list[_Image]]:
-    """Class folder -> its images, over all roots of a split."""
-    classes: dict[str, list[_Image]] = {}
+def scan(roots: list[Path], split: str, bad: BadImages, only: Collection[str] | None = None) -> dict[str, list[File]]:
+    """Class folder -> its images, over all roots of a split; ``only`` names the folders wanted (``None``: all)."""
+    classes: dict[str, list[File]] = {}
     for number, root in enumerate(roots):
         walk = _Walk(root, f"{number}/" if len(roots) > 1 else "", split, bad)
-        for name, images in walk.classes().items():
+        for name, images in walk.classes(only).items():
             classes.setdefault(name, []).extend(images)
     return classes
 
@@ -132,10 +107,10 @@ class _Walk:
 
     def __init__(self, root: Path, prefix: str, split: str, bad: BadImages) -> None:
         self.root, self.prefix, self.split, self.bad = root, prefix, split, bad
-        self.real = root.resolve()
+        self.real, self.text = root.resolve(), root.as_posix()
 
-    def classes(self) -> dict[str, list[_Image]]:
-        entries = _entries(self.root)
+    def classes(self, only: Collection[str] | None) -> dict[str, list[File]]:
+        entries = [entry for entry in _entries(self.root) if only is None or entry.name in only]
         folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
         self._refuse_level(folders)
         for entry in entries:
@@ -143,7 +118,7 @@ class _Walk:
                 self._refuse(entry, "is a link to a folder: links to folders are not followed, copy it")
             elif not entry.is_dir(follow_symlinks=False) and _looks_like_image(entry.name):
                 self._refuse(entry, "lies beside the class folders: move it into one")
-        found: dict[str, list[_Image]] = {}
+        found: dict[str, list[File]] = {}
         for folder in folders:
             (name,) = check_class_names([unicodedata.normalize("NFC", folder.name)], str(self.root))
             if name in found:
@@ -169,7 +144,7 @@ class _Walk:
                 f"{self.root / names[0]}, or add the second class"
             )
 
-    def _images(self, folder: Path) -> Iterator[_Image]:
+    def _images(self, folder: Path) -> Iterator[File]:
         pending = [folder]
         while pending:
             for entry in _entries(pending.pop()):
@@ -180,7 +155,7 @@ class _Walk:
                 elif printable(entry.name) != entry.name or printable(entry.path) != entry.path:
                     self._refuse(entry, "has a file name that is not UTF-8: rename it")
                 else:
-                    yield _Image(self.root, Path(entry.path).relative_to(self.root).as_posix(), self.prefix)
+                    yield File(self.text, Path(entry.path).relative_to(self.root).as_posix(), self.prefix)
 
     def _refused_link(self, entry: os.DirEntry[str]) -> str | None:
         try:

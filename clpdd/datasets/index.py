@@ -19,31 +19,40 @@ from PIL import Image
 
 from ..errors import ArtifactError
 from ..files import canonical_json, sha256_bytes, sha256_file
-from .decode import decode_image
+from .decode import Undecodable, decode_image
+from .listing import File, max_file_bytes, read_file
 
 __all__ = ["FORMAT", "SCHEMA", "Index", "IndexWriter"]
 
-FORMAT = 1
+FORMAT = 2
 """Version of the index: raised when older indexes must be made again."""
 
 SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
-        pa.field("bytes", pa.binary(), nullable=False),
+        pa.field("bytes", pa.binary()),
         pa.field("path", pa.string()),
+        pa.field("offset", pa.int64()),
+        pa.field("length", pa.int64()),
         pa.field("label", pa.int64(), nullable=False),
+        pa.field("group", pa.string()),
         pa.field("split", pa.string(), nullable=False),
         pa.field("width", pa.int32(), nullable=False),
         pa.field("height", pa.int32(), nullable=False),
         pa.field("sha256", pa.string(), nullable=False),
     ]
 )
-"""Columns of an index; width and height as decoded (upright), ``sha256`` of ``bytes``, ``path`` always null."""
+"""Columns of an index; width and height as decoded (upright), ``sha256`` of the encoded image.
+
+The image is either in ``bytes``, or the file ``path`` (relative to the working folder unless absolute), of which
+``offset`` and ``length`` mark the stretch where the file is an archive. ``group`` is null without groups.
+"""
 
 _KEY = b"clpdd"
 _GROUP_ROWS = 1000
 _GROUP_BYTES = 32 << 20
 _GROUPS_HELD = 2
+_CONTENT = ("bytes", "path", "offset", "length", "sha256")
 
 
 class IndexWriter:
@@ -69,11 +78,27 @@ class IndexWriter:
         self._rows: list[dict[str, Any]] = []
         self._held = 0
 
-    def add(self, name: str, data: bytes, label: int, width: int, height: int, sha256: str) -> None:
-        """Append one image."""
-        row = {"id": name, "bytes": data, "path": None, "label": label, "split": self._split}
-        self._rows.append({**row, "width": width, "height": height, "sha256": sha256})
-        self._held += len(data)
+    def add(
+        self,
+        name: str,
+        image: bytes | File,
+        label: int,
+        width: int,
+        height: int,
+        sha256: str,
+        group: str | None = None,
+    ) -> None:
+        """Append one image: its bytes, or where they are."""
+        row = {"id": name, "label": label, "group": group, "split": self._split}
+        row |= {"width": width, "height": height, "sha256": sha256}
+        if isinstance(image, bytes):
+            row["bytes"] = image
+            self._held += len(image)
+        else:
+            row["path"] = image.path
+            if image.offset >= 0:
+                row |= {"offset": image.offset, "length": image.length}
+        self._rows.append(row)
         if len(self._rows) >= _GROUP_ROWS or self._held >= _GROUP_BYTES:
             self._flush()
 
@@ -101,27 +126,35 @@ class IndexWriter:
 class Index:
     """A split's images and labels. Open with ``Index.open``.
 
-    Labels and ids are in memory; encoded images are read by row group when asked for, the last two groups are held,
-    so that reading in order is cheap. Instances travel to other processes as their path alone.
+    Labels, ids and groups are in memory; encoded images are read by row group when asked for, and the last two row
+    groups are held, so that reading in order is cheap. Instances travel to other processes as their path alone.
 
     Attributes:
         path: the file.
         class_names: names of the ``C`` classes.
         ids: ``N`` unique names of images.
         labels: ``(N,)`` int64 in ``[0, C)``.
+        groups: the group of every image, or ``None`` where the dataset has none.
         split: ``"train"``, ``"validation"`` or ``"test"``.
         dataset: name of the source.
         max_pixels: limit that images are decoded with.
     """
 
-    def __init__(self, path: Path, metadata: Mapping[str, Any], ids: list[str], labels: NDArray[np.int64]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        metadata: Mapping[str, Any],
+        ids: list[str],
+        labels: NDArray[np.int64],
+        groups: list[str] | None = None,
+    ) -> None:
         self.path = path
         self.metadata = dict(metadata)
         self.class_names: list[str] = metadata["class_names"]
         self.split: str = metadata["split"]
         self.dataset: str = metadata["dataset"]
         self.max_pixels: int = metadata["max_pixels"]
-        self.ids, self.labels = ids, labels
+        self.ids, self.labels, self.groups = ids, labels, groups
         self._file: pq.ParquetFile | None = None
         self._starts = np.zeros(1, np.int64)
         self._owner = 0
@@ -140,17 +173,21 @@ class Index:
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 metadata = _metadata(path, file.schema_arrow)
-                table = file.read(columns=["id", "label", "split"], use_threads=False)
+                table = file.read(columns=["id", "label", "group", "split"], use_threads=False)
             table.validate(full=True)
             ids, labels = table.column("id").to_pylist(), table.column("label").to_numpy()
             splits = set(table.column("split").unique().to_pylist())
+            grouped = table.column("group")
+            groups = grouped.to_pylist() if grouped.null_count < len(grouped) else None
         except (pa.ArrowException, OSError, ValueError, TypeError) as error:
             raise _damaged(path, str(error)) from error
         if len(labels) and (labels.min() < 0 or labels.max() >= len(metadata["class_names"])):
             raise _damaged(path, f"labels run from {labels.min()} to {labels.max()}")
         if len(set(ids)) != len(ids) or splits - {metadata["split"]}:
             raise _damaged(path, "its ids are not unique or its rows belong to several splits")
-        return cls(path, metadata, ids, labels)
+        if groups is not None and None in groups:
+            raise _damaged(path, "some of its rows have a group and others none")
+        return cls(path, metadata, ids, labels, groups)
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return Index.open, (str(self.path),)
@@ -168,7 +205,7 @@ class Index:
 
         Raises:
             IndexError: no such row.
-            ArtifactError: the file was altered or damaged since it was made.
+            ArtifactError: the index, or the file it refers to, was altered or damaged since it was made.
         """
         row = int(row)
         if not 0 <= row < len(self):
@@ -178,12 +215,28 @@ class Index:
             number = int(np.searchsorted(self._starts, row, side="right")) - 1
             group = self._group(number)
             inside = row - int(self._starts[number])
-            data, digest = group.column(0)[inside].as_py(), group.column(1)[inside].as_py()
-        except (pa.ArrowException, OSError, ValueError, IndexError) as error:
+            data, path, offset, length, digest = (group.column(name)[inside].as_py() for name in _CONTENT)
+        except (pa.ArrowException, OSError, ValueError, IndexError, KeyError) as error:
             raise _damaged(self.path, str(error)) from error
+        if data is None and path is not None:
+            return self._referred(row, File("", path) if offset is None else File(path, "", "", offset, length), digest)
         if data is None or sha256_bytes(data) != digest:
             raise _damaged(self.path, f"the bytes of row {row} ({self.ids[row]}) are not those it was made with")
         return bytes(data)
+
+    def _referred(self, row: int, file: File, digest: str) -> bytes:
+        path = file.root or file.name
+        try:
+            data = read_file(Path(path), max_file_bytes(self.max_pixels), file.offset, file.length)
+        except Undecodable as problem:
+            raise ArtifactError(
+                f"{path}, named by row {row} of {self.path}, {problem}: put it back, or run the stage index again"
+            ) from problem
+        if sha256_bytes(data) != digest:
+            raise ArtifactError(
+                f"{path} was altered since {self.path} was made (row {row}, {self.ids[row]}): run the stage index again"
+            )
+        return data
 
     def image(self, row: int) -> Image.Image:
         """The decoded image of a row, mode RGB, by ``decode_image``."""
@@ -203,7 +256,7 @@ class Index:
         held = self._groups.get(number)
         if held is None:
             assert self._file is not None
-            held = self._file.read_row_group(number, columns=["bytes", "sha256"], use_threads=False)
+            held = self._file.read_row_group(number, columns=list(_CONTENT), use_threads=False)
             self._groups[number] = held
             if len(self._groups) > _GROUPS_HELD:
                 self._groups.popitem(last=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import io
+import os
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +19,21 @@ from PIL import Image
 from ..errors import DataError
 from .decode import Undecodable
 
-__all__ = ["BadImages", "Images", "Listing", "Source", "check_class_names", "nearest", "printable", "read_file"]
+__all__ = [
+    "BadImages",
+    "File",
+    "Files",
+    "Images",
+    "Labels",
+    "Listing",
+    "Source",
+    "Subset",
+    "check_class_names",
+    "max_file_bytes",
+    "nearest",
+    "printable",
+    "read_file",
+]
 
 Labels = NDArray[np.int64]
 
@@ -28,9 +43,11 @@ class Listing(ABC):
 
     Attributes:
         labels: ``(N,)`` int64 in ``[0, C)``.
+        groups: the group of every row, as ``"landbird on water"``; ``None`` where the dataset has no groups.
     """
 
     labels: Labels
+    groups: Sequence[str] | None = None
 
     @abstractmethod
     def name(self, row: int) -> str:
@@ -43,6 +60,101 @@ class Listing(ABC):
     @abstractmethod
     def read(self, rows: Sequence[int]) -> Iterator[bytes | Undecodable]:
         """For each of ``rows`` (ascending), the encoded image or why there is none."""
+
+    def stamp(self, row: int) -> str | None:
+        """What changes when the image does, found without reading it; ``None`` where nothing tells."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """An image that is a file, ``root/name``, or a stretch of the uncompressed archive ``root`` (``offset`` >= 0)."""
+
+    root: str
+    name: str
+    prefix: str = ""
+    offset: int = -1
+    length: int = 0
+
+    @property
+    def path(self) -> str:
+        """The file to open."""
+        return self.root if self.offset >= 0 else f"{self.root}/{self.name}"
+
+
+class Files(Listing):
+    """Images that lie on disk one by one: they are read in any order, from any thread, and can be referred to.
+
+    Args:
+        files: ``N`` files, in the order of the rows.
+        labels: ``N`` integers in ``[0, C)``.
+        groups: ``N`` groups, or ``None``.
+    """
+
+    def __init__(
+        self, files: list[File], labels: Sequence[int], max_bytes: int, groups: Sequence[str] | None = None
+    ) -> None:
+        self.files, self.groups, self._max_bytes = files, groups, max_bytes
+        self.labels = np.asarray(labels, dtype=np.int64)
+
+    def name(self, row: int) -> str:
+        """Path below the root."""
+        file = self.files[row]
+        return file.prefix + file.name
+
+    def where(self, row: int) -> str:
+        """Path, and the member's name in an archive."""
+        file = self.files[row]
+        return file.path if file.offset < 0 else f"{file.root}, member {file.name}"
+
+    def read(self, rows: Sequence[int]) -> Iterator[bytes | Undecodable]:
+        """One file after the other."""
+        return map(self.read_one, rows)
+
+    def read_one(self, row: int) -> bytes | Undecodable:
+        """The encoded image of a row."""
+        file = self.files[row]
+        try:
+            return read_file(Path(file.path), self._max_bytes, file.offset, file.length)
+        except Undecodable as problem:
+            return problem
+
+    def stamp(self, row: int) -> str | None:
+        """Path, size, time of the last change and place in the file."""
+        file = self.files[row]
+        try:
+            status = os.stat(file.path)
+        except OSError:
+            return None
+        return f"{file.path}\0{status.st_size}\0{status.st_mtime_ns}\0{file.offset}\0{file.length}"
+
+
+class Subset(Listing):
+    """Some rows of another listing, under labels of their own.
+
+    Args:
+        rows: ``(M,)`` ascending rows of ``inner``.
+        labels: ``(M,)`` labels.
+    """
+
+    def __init__(self, inner: Listing, rows: Labels, labels: Labels) -> None:
+        self._inner, self._rows, self.labels = inner, rows, labels
+
+    def name(self, row: int) -> str:
+        """As in the whole listing."""
+        return self._inner.name(int(self._rows[row]))
+
+    def where(self, row: int) -> str:
+        """As in the whole listing."""
+        return self._inner.where(int(self._rows[row]))
+
+    def read(self, rows: Sequence[int]) -> Iterator[bytes | Undecodable]:
+        """As in the whole listing."""
+        return self._inner.read(self._rows[np.asarray(rows, dtype=np.int64)].tolist())
+
+    def stamp(self, row: int) -> str | None:
+        """As in the whole listing."""
+        return self._inner.stamp(int(self._rows[row]))
 
 
 @dataclass(frozen=True)
@@ -169,17 +281,26 @@ def nearest(name: str, options: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def read_file(path: Path, max_bytes: int) -> bytes:
-    """The bytes of a regular file of at most ``max_bytes``. Raises ``Undecodable``.
+def max_file_bytes(max_pixels: int) -> int:
+    """The longest file that can hold an image of ``max_pixels`` pixels."""
+    return 8 * max_pixels + (1 << 20)
 
-    The kind of file is looked at first: opening a named pipe would wait for ever.
+
+def read_file(path: Path, max_bytes: int, offset: int = -1, length: int = 0) -> bytes:
+    """The bytes of a regular file, or of ``length`` of them from ``offset`` >= 0, at most ``max_bytes``.
+
+    The kind of file is looked at first: opening a named pipe would wait for ever. Raises ``Undecodable``.
     """
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise Undecodable("is no regular file")
-        if status.st_size > max_bytes:
-            raise Undecodable(f"is a file of {status.st_size} bytes, more than dataset.max_pixels pixels can take")
-        return path.read_bytes()
+        size = length if offset >= 0 else status.st_size
+        if size > max_bytes:
+            raise Undecodable(f"is a file of {size} bytes, more than dataset.max_pixels pixels can take")
+        if offset < 0:
+            return path.read_bytes()
+        with open(path, "rb", buffering=0) as file:
+            return os.pread(file.fileno(), length, offset)
     except OSError as error:
         raise Undecodable(f"cannot be read: {(error.strerror or str(error)).lower()}") from error

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from ..config import DatasetSettings
 from ..errors import DataError
 from .decode import Undecodable
-from .listing import BadImages, Labels, Listing, Source, check_class_names, nearest, read_file
+from .listing import BadImages, Labels, Listing, Source, check_class_names, max_file_bytes, nearest, read_file
 
-__all__ = ["expand", "list_parquet"]
+__all__ = ["expand", "list_parquet", "list_tables"]
 
 _READ_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)  # the last: column names of a damaged footer
 
@@ -25,9 +25,10 @@ _READ_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)  # the last: col
 @dataclass(frozen=True)
 class _File:
     path: Path
-    groups: list[int]  # rows of each row group
+    row_groups: list[int]  # rows of each
     labels: Labels
     class_names: list[str] | None
+    groups: list[str] | None = None
 
 
 class _ParquetRows(Listing):
@@ -35,6 +36,8 @@ class _ParquetRows(Listing):
         self._files, self._split, self._column, self._max_bytes = files, split, column, max_bytes
         self._starts = np.cumsum([0] + [len(file.labels) for file in files])
         self.labels = np.concatenate([file.labels for file in files])
+        if files[0].groups is not None:
+            self.groups = [group for file in files for group in file.groups or ()]
 
     def name(self, row: int) -> str:
         return f"{self._split}-{row:06d}"
@@ -42,6 +45,10 @@ class _ParquetRows(Listing):
     def where(self, row: int) -> str:
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
         return f"{self._files[number].path}, row {row - self._starts[number]} (counted from 0)"
+
+    def stamp(self, row: int) -> str | None:
+        status = self._files[int(np.searchsorted(self._starts, row, side="right")) - 1].path.stat()
+        return f"{self.where(row)}\0{status.st_size}\0{status.st_mtime_ns}"
 
     def read(self, rows: Sequence[int]) -> Iterator[bytes | Undecodable]:
         chosen = np.asarray(rows, dtype=np.int64)
@@ -56,7 +63,7 @@ class _ParquetRows(Listing):
                 file.path, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True
             ) as opened:
                 offset = 0
-                for number, length in enumerate(file.groups):
+                for number, length in enumerate(file.row_groups):
                     if np.any((chosen >= offset) & (chosen < offset + length)):
                         yield from self._read_group(opened, number, chosen - offset, file.path)
                     offset += length
@@ -159,13 +166,18 @@ def list_parquet(settings: DatasetSettings, base: Path, bad: BadImages) -> Sourc
     """
     given = {name: getattr(settings, name) for name in ("train", "validation", "test")}
     paths = {name: expand(value, base, f"dataset.{name}") for name, value in given.items() if value is not None}
+    return list_tables(paths, settings)
+
+
+def list_tables(paths: dict[str, list[Path]], settings: DatasetSettings) -> Source:
+    """``list_parquet`` of files that exist: split -> its files."""
     if settings.duplicates != "allow":
         _refuse_shared(paths)
     files = {name: [_inspect(path, settings) for path in listed] for name, listed in paths.items()}
     names = _class_names(files, settings)
     for split in files:
         _check_labels(files[split], split, len(names), settings)
-    max_bytes = 8 * settings.max_pixels + (1 << 20)
+    max_bytes = max_file_bytes(settings.max_pixels)
     listings: dict[str, Listing] = {
         split: _ParquetRows(listed, split, settings.image_column, max_bytes) for split, listed in files.items()
     }
@@ -198,13 +210,30 @@ def _inspect(path: Path, settings: DatasetSettings) -> _File:
                     f"to classes - 1: map them first, and give the names in dataset.class_names"
                 )
             column = opened.read(columns=[settings.label_column], use_threads=False).column(0)
+            groups_column = None
+            if settings.group_column is not None:
+                _check_column(path, schema, settings.group_column, "group_column")
+                groups_column = opened.read(columns=[settings.group_column], use_threads=False).column(0)
             groups = [opened.metadata.row_group(number).num_rows for number in range(opened.num_row_groups)]
     except _READ_ERRORS as error:
         raise _damaged(path, error) from error
     labels = _labels(path, column, settings.label_column)
     if len(labels) != sum(groups):
         raise _damaged(path, ValueError(f"{len(labels)} labels for {sum(groups)} rows"))
-    return _File(path, groups, labels, _names_in_metadata(path, schema.metadata or {}, settings.label_column))
+    names = _names_in_metadata(path, schema.metadata or {}, settings.label_column)
+    return _File(path, groups, labels, names, _groups(path, groups_column, settings.group_column))
+
+
+def _groups(path: Path, column: pa.ChunkedArray | None, name: str | None) -> list[str] | None:
+    if column is None:
+        return None
+    words = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    if not (words or pa.types.is_integer(column.type)):
+        raise DataError(f"{path}: column {name!r} holds {column.type}, but groups must be words or integers")
+    if column.null_count:
+        row = int(np.flatnonzero(column.is_null().to_numpy())[0])
+        raise DataError(f"{path}, row {row} (counted from 0): column {name!r} is null; every image needs a group")
+    return [str(value) for value in column.to_pylist()]
 
 
 def _check_column(path: Path, schema: pa.Schema, name: str, setting: str) -> None:
