@@ -217,12 +217,23 @@ def run(subject: Subject, variant: Variant) -> dict[str, Any]:
 
     Returns:
         ``rows``: ``draw``, ``seed``, ``top1`` and ``top5`` of every probe; ``confusion``: ``C`` rows of ``C`` counts
-        (true class, taken for), summed over the probes; ``notes``: what was chosen on validation.
+        (true class, taken for), summed over the probes; ``notes``: what was chosen on validation. Where the images
+        have groups, also ``worst_group`` in the rows, the lowest top-1 of any group, and ``groups``: the mean of
+        each.
     """
     probes, streams, notes = PROTOCOLS[variant.protocol](subject, variant.views)
-    found = score(probes, subject.bench.judge.blocks(_BLOCK_ROWS))
-    rows = [
+    judge = subject.bench.judge
+    names = sorted(set(judge.groups or ()))
+    numbers = {name: number for number, name in enumerate(names)}
+    groups = None if judge.groups is None else torch.tensor([numbers[name] for name in judge.groups])
+    found = score(probes, judge.blocks(_BLOCK_ROWS), groups)
+    rows: list[dict[str, Any]] = [
         {"draw": stream.draw, "seed": stream.index, "top1": top1, "top5": top5}
         for stream, top1, top5 in zip(streams, found.top1, found.top5, strict=True)
     ]
-    return {"rows": rows, "confusion": found.confusion.tolist(), "notes": notes}
+    piece = {"rows": rows, "confusion": found.confusion.tolist(), "notes": notes}
+    if found.groups is not None:
+        for row, worst in zip(rows, found.groups.amin(1).tolist(), strict=True):
+            row["worst_group"] = worst
+        piece["groups"] = dict(zip(names, found.groups.mean(0).tolist(), strict=True))
+    return piece

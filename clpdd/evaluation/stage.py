@@ -14,7 +14,7 @@ from ..config import EvaluateSettings
 from ..distilled import DistilledSet
 from ..encoders import Encoder
 from ..errors import ArtifactError, Preempted, SettingsError
-from ..files import explain_memory_errors, sha256_tree, write_bytes, write_json
+from ..files import explain_memory_errors, sha256_bytes, sha256_tree, write_bytes, write_json
 from ..preemption import StopRequest
 from ..provenance import code_digest
 from ..work import WorkFolder, fingerprint
@@ -131,6 +131,8 @@ class _Job:
         """The work folder. All real data are the same whoever distils: such a set is evaluated once an encoder."""
         bench = self.bench
         inputs = {"encoder": bench.encoder.describe(), "kernels": self.kernels_digest, "test": bench.judge.digest}
+        if bench.judge.groups is not None:
+            inputs["groups"] = sha256_bytes("\0".join(bench.judge.groups).encode())
         settings = self.settings.model_dump(mode="json", exclude={"protocols", "random_draws"})
         if self.full:
             inputs |= {"train": bench.train.digest, "validation": bench.validation.digest}

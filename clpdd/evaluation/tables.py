@@ -69,6 +69,12 @@ class Result:
         return [row["top1"] for row in self.piece["rows"]]
 
     @property
+    def groups(self) -> dict[str, float]:
+        """Top-1 of every group of test images, mean over the probes; empty without groups."""
+        found: dict[str, float] = self.piece.get("groups", {})
+        return found
+
+    @property
     def spread(self) -> float:
         """Sample standard deviation of top-1; 0 of a single probe."""
         return stdev(self.top1) if len(self.top1) > 1 else 0.0
@@ -105,13 +111,16 @@ def results_parquet(results: Sequence[Result]) -> bytes:
 def metrics_json(results: Sequence[Result]) -> bytes:
     """``{encoders: {method: {protocol-views: {top1, top1_std, top5, share_of_full}}}}``, percent, four decimals.
 
-    ``share_of_full`` is top-1 in percent of that of all training data with the same evaluation encoder: its ridge
-    probe for ``closed_form``, its logistic regression for ``sgd``.
+    ``worst_group`` stands beside them where the images have groups. ``share_of_full`` is top-1 in percent of that of
+    all training data with the same evaluation encoder: its ridge probe for ``closed_form``, its logistic regression for
+    ``sgd``.
     """
     bound = {(r.target, r.variant.protocol): fmean(r.top1) for r in results if r.method == "full"}
     tree: dict[str, Any] = {}
     for r in results:
         numbers = {"top1": fmean(r.top1), "top1_std": r.spread, "top5": fmean(row["top5"] for row in r.piece["rows"])}
+        if r.groups:
+            numbers["worst_group"] = fmean(row["worst_group"] for row in r.piece["rows"])
         best = bound.get((r.target, _BOUND.get(r.variant.protocol, r.variant.protocol)))
         if best and r.method != "full":
             numbers["share_of_full"] = 100 * numbers["top1"] / best
@@ -125,8 +134,9 @@ def details_json(results: Sequence[Result], class_names: list[str], counts: list
 
     A row holds the columns of ``Result.names``, ``probes`` (how many were trained), ``per_class`` (percent, ``null``
     for a class without test images), ``confusion`` (counts summed over the probes, rows the true class; ``null`` for
-    all but the first protocol of a set when there are more than 200 classes) and ``notes``. ``fingerprints`` resolves
-    those of the result table to settings, versions, code and digests of the inputs.
+    all but the first protocol of a set when there are more than 200 classes), ``notes`` and, where the images have
+    groups, ``groups`` (top-1 of each, mean over the probes). ``fingerprints`` resolves those of the result table to
+    settings, versions, code and digests of the inputs.
 
     Args:
         counts: test images of every class.
@@ -140,7 +150,8 @@ def details_json(results: Sequence[Result], class_names: list[str], counts: list
         kept = len(class_names) <= _ALL_MATRICES or key not in seen
         seen.add(key)
         found = {"per_class": per_class, "confusion": matrix if kept else None, "notes": r.piece["notes"]}
-        rows.append(r.names | {"probes": len(r.top1)} | found)
+        grouped = {"groups": r.groups} if r.groups else {}
+        rows.append(r.names | {"probes": len(r.top1)} | found | grouped)
     known = {r.fingerprint: r.parts for r in results}
     facts = {"format": 1, "class_names": class_names, "test_images": counts, "rows": rows, "fingerprints": known}
     return f"{compact_json(facts)}\n".encode()

@@ -269,13 +269,16 @@ class _Job:
             self.proven.add(name)
 
     def _complete(self, shards: list[str]) -> None:
-        """Labels, ids and the group's metadata, which is written last and makes the folder a store."""
-        for name in ("labels", "ids"):
+        """Labels, ids, groups and the Zarr group's metadata, which is written last and makes the folder a store."""
+        columns = ("labels", "ids") if self.index.groups is None else ("labels", "ids", "groups")
+        for name in ("labels", "ids", "groups"):
             remove(self.store / name)
         labels = np.asarray(self.index.labels, dtype=np.int64)
         _write_column(self.store / "labels", labels, "int64", -1)
         _write_column(self.store / "ids", np.array(self.index.ids, dtype=object), "string", "")
-        names = [f"{column}/{file}" for column in ("labels", "ids") for file in (GROUP, "c/0")]
+        if self.index.groups is not None:
+            _write_column(self.store / "groups", np.array(self.index.groups, dtype=object), "string", "")
+        names = [f"{column}/{file}" for column in columns for file in (GROUP, "c/0")]
         for name in names:
             _sync(self.store / name)
         hashes = self.proven.hashes | {name: sha256_file(self.store / name) for name in names}

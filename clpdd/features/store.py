@@ -1,8 +1,9 @@
 """Reading side of the feature store, and the format both sides share.
 
 A store is a Zarr v3 group: ``features (N, d)`` float16 or float32 in shards, ``labels (N,)`` int64, ``ids (N,)``
-strings, each chunk followed by its CRC-32C. The group's attribute ``clpdd`` records where the features come from and
-the size and SHA-256 of every file, and is sealed by a digest of its own.
+strings and, where the dataset has groups, ``groups (N,)`` strings, each chunk followed by its CRC-32C. The group's
+attribute ``clpdd`` records where the features come from and the size and SHA-256 of every file, and is sealed by a
+digest of its own.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class FeatureStore:
         self.index: str = record["index"]
         self.dtype: str = record["dtype"]
         self._rows: int = record["rows"]
+        self._grouped = f"groups/{GROUP}" in record["files"]
         self._features = self._array("features", (self._rows, self.dim), self.dtype)
         labels = self._array("labels", (self._rows,), "int64")
         with _explained(path):
@@ -92,7 +94,15 @@ class FeatureStore:
     @cached_property
     def ids(self) -> list[str]:
         """The sample id of every row."""
-        array = self._array("ids", (self._rows,), None)
+        return self._strings("ids")
+
+    @cached_property
+    def groups(self) -> list[str] | None:
+        """The group of every row, for judging alone; ``None`` where the dataset has no groups."""
+        return self._strings("groups") if self._grouped else None
+
+    def _strings(self, name: str) -> list[str]:
+        array = self._array(name, (self._rows,), None)
         with _explained(self.path):
             return [str(one) for one in np.asarray(array[:]).tolist()]
 
