@@ -50,9 +50,24 @@ class Toy:
         return max(a, c) < min(b, d)
 
     def fault(self, name: str, wish: str) -> None:
-        """Make a stage misbehave, see ``toy.py``."""
+        """Make a stage misbehave, or wait, see ``toy.py``."""
         (self.root / "fault").mkdir(exist_ok=True)
         (self.root / "fault" / name).write_text(wish)
+
+    def meet(self, one: str, other: str) -> None:
+        """Let neither of two stages end before both have begun: a run that does not start both fails."""
+        self.fault(one, f"meet {other}")
+        self.fault(other, f"meet {one}")
+
+    def hold(self, *names: str) -> None:
+        """Let stages wait halfway, at step 5 of 10, until they are released or stopped."""
+        for name in names:
+            self.fault(name, "hold")
+
+    def release(self, *names: str) -> None:
+        """Let held stages go on, or run through when they are started again."""
+        for name in names:
+            (self.root / "fault" / name).unlink()
 
     def lock(self) -> dict[str, Any]:
         """What DVC has recorded, whatever the order of the stages."""
@@ -70,6 +85,14 @@ def until(happened: Callable[[], object], seconds: float, what: str) -> None:
     while not happened():
         assert time.monotonic() < deadline, f"{what} did not happen within {seconds:.0f} s"
         time.sleep(0.1)
+
+
+def gone(process: int) -> bool:
+    """Whether a process has ended."""
+    try:
+        return bool(psutil.Process(process).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def command(*arguments: str, root: Path, check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -1,7 +1,8 @@
 """One stage of the toy project: ``toy.py NAME SECONDS OUT [NEED ...]``; works as a stage of the real one does.
 
 Resumes from its work folder, holds it by ``flock``, saves on SIGTERM, and leaves with the documented codes.
-``fault/NAME`` makes it misbehave: ``2`` always, ``once 75``, ``once kill``.
+``fault/NAME`` changes what it does halfway: ``2`` always fails, ``once 75`` and ``once kill`` end it once,
+``meet OTHER`` waits until OTHER has begun, ``hold`` waits until the file is gone. ``pace`` has the seconds of a step.
 """
 
 import fcntl
@@ -12,8 +13,26 @@ import pathlib
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 import yaml
+
+
+def read(path: pathlib.Path) -> list[str]:
+    """The words of a file; none when there is none."""
+    try:
+        return path.read_text().split()
+    except FileNotFoundError:
+        return []
+
+
+def wait(happened: Callable[[], object]) -> None:
+    """Wait for something; leave with 1 when it does not happen."""
+    deadline = time.monotonic() + 150
+    while not happened():
+        if time.monotonic() > deadline:
+            sys.exit("waited in vain")
+        time.sleep(0.01)
 
 
 def main(name: str, seconds: str, out: str, *needs: str) -> int:
@@ -37,22 +56,26 @@ def main(name: str, seconds: str, out: str, *needs: str) -> int:
         print(f"{name}: continuing at step {step} of {total}")
     clock = pathlib.Path("clock")
     clock.mkdir(exist_ok=True)
-    fault = pathlib.Path("fault", name)
+    fault, pace = pathlib.Path("fault", name), float((read(pathlib.Path("pace")) or ["0.05"])[0])
     while step < total:
         if stop:
             print(f"{name}: saved at step {step}")
             return 75
         with open(clock / name, "a") as log:
             log.write(f"{os.getpid()} {step} {time.time()}\n")
-        time.sleep(0.05)
+        time.sleep(pace)
         step += 1
         scratch = home / "step.new"
         scratch.write_text(str(step))
         scratch.replace(progress)
         if step % 10 == 0:
             print(f"{name}: step {step} of {total}")
-        if fault.exists() and step > total // 2:
-            wish = fault.read_text().split()
+        wish = read(fault) if step > total // 2 else []
+        if wish[:1] == ["hold"]:
+            wait(lambda: stop or not fault.exists())
+        elif wish[:1] == ["meet"]:
+            wait(pathlib.Path(clock, wish[1]).exists)
+        elif wish:
             if wish[0] == "once":
                 fault.unlink()
             if wish[-1] == "kill":
