@@ -25,6 +25,7 @@ from clpdd.kernels import Kernels, compute_kernels
 from clpdd.layout import Layout
 from clpdd.methods.base import Context
 from clpdd.methods.clp import ClosedFormProbe
+from clpdd.state import ImageState
 from clpdd.synthetic import Parameterisation
 
 
@@ -77,25 +78,21 @@ def main() -> None:
 def _step(context: Context, repeats: int) -> tuple[float, float]:
     problem = ClosedFormProbe(context)
     n = len(context.labels)
-    parameters = Parameterisation(
-        n,
-        context.size,
-        pyramid=True,
-        decorrelate=True,
-        start=torch.rand(n, 3, context.size, context.size),
-        seed=0,
-        device=context.encoder.mean.device,
+    images = ImageState(
+        Parameterisation(
+            n,
+            context.size,
+            pyramid=True,
+            decorrelate=True,
+            start=torch.rand(n, 3, context.size, context.size),
+            seed=0,
+            device=context.encoder.mean.device,
+        )
     )
-    for level in parameters.levels:
-        level.requires_grad_()
-    optimiser = torch.optim.Adam(parameters.levels, lr=1e-3)
 
     def step() -> None:
-        images = parameters.decode()
-        _, gradient = problem.gradient(images, 0)
-        optimiser.zero_grad()
-        images.backward(gradient)
-        optimiser.step()
+        images.begin(1e-3)
+        problem.step(images, 0, images.update)
 
     views = torch.rand(n * context.settings.augmentations, 3, context.encoder.size, context.encoder.size)
 

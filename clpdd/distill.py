@@ -7,7 +7,7 @@ from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
-from .config import DistillSettings
+from .config import DistillSettings, RuntimeSettings
 from .datasets import Index
 from .distilled import DistilledSet
 from .encoders import Encoder
@@ -43,6 +43,7 @@ def distill(
     name: str | None = None,
     snapshots: Container[int] = (),
     on_snapshot: Callable[[Snapshot], None] | None = None,
+    runtime: RuntimeSettings | None = None,
 ) -> DistilledSet:
     """Distil the training split with one method and write the result to ``target``.
 
@@ -62,6 +63,7 @@ def distill(
         name: what the result is called; ``None`` takes the method's name.
         snapshots, on_snapshot: steps (0 is the start) whose images are shown to ``on_snapshot`` as they are reached.
             Steps that an earlier, killed attempt has passed are not shown again, nor is anything of a finished run.
+        runtime: where features and images are kept: decides nothing of the result.
 
     Raises:
         SettingsError: an unknown method, or settings the data cannot serve.
@@ -114,6 +116,7 @@ def distill(
                 on_progress=on_progress,
                 snapshots=snapshots,
                 on_snapshot=on_snapshot,
+                runtime=runtime or RuntimeSettings(),
                 source=source(work.path / "source") if method == "neighbor" else None,
             )
             chosen(context).save(work.out / "set")
@@ -132,6 +135,7 @@ def distill(
                 settings=settings,
                 seed=seed,
                 wait=math.inf,
+                runtime=runtime,
             )
 
         made = work.produce(make, {"set": target}, discard=("checkpoints", "frames", "source"))

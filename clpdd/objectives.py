@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import SettingsError
 from .ridge import centred_one_hot
 
-__all__ = ["outer_loss"]
+__all__ = ["attach", "blocked_gradient", "blocked_loss", "outer_loss"]
 
 
 def outer_loss(W: Tensor, Z: Tensor, labels: Tensor, objective: str, temperature: float) -> Tensor:
@@ -28,3 +32,46 @@ def outer_loss(W: Tensor, Z: Tensor, labels: Tensor, objective: str, temperature
     if objective == "mse":
         return (Z @ W - centred_one_hot(labels, W.shape[1])).square().sum(1).mean()
     raise SettingsError(f"distill.objective is {objective!r}; it must be cross_entropy, cosine or mse")
+
+
+def blocked_gradient(
+    W: Tensor, blocks: Iterable[tuple[Tensor, Tensor]], total: int, objective: str, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """``outer_loss`` over features that come in ``blocks`` ``((b, d), (b,))``, and its gradient ``(d, C)`` in ``W``.
+
+    Memory is that of one block, however many rows there are. Both are sums over the blocks divided by ``total`` rows,
+    so that parts of a set which are summed elsewhere add up to the mean over the whole.
+    """
+    leaf = W.detach().requires_grad_()
+    value, gradient = W.new_zeros(()), torch.zeros_like(W)
+    for Z, labels in blocks:
+        with torch.enable_grad():
+            part = outer_loss(leaf, Z, labels, objective, temperature) * (len(labels) / total)
+        gradient += torch.autograd.grad(part, leaf)[0]
+        value += part.detach()
+    return value, gradient
+
+
+def blocked_loss(
+    W: Tensor, blocks: Iterable[tuple[Tensor, Tensor]], total: int, objective: str, temperature: float
+) -> Tensor:
+    """``outer_loss`` over ``total`` features in ``blocks``, differentiable once in ``W``."""
+    return attach(W, *blocked_gradient(W, blocks, total, objective, temperature))
+
+
+def attach(W: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+    """``value``, a scalar, as a function of ``W`` whose gradient was taken already."""
+    joined: Tensor = _Attached.apply(W, value, gradient)
+    return joined
+
+
+class _Attached(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, W: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+        context.save_for_backward(gradient)
+        return value.clone()
+
+    @staticmethod
+    def backward(context: Any, *outer: Any) -> Any:
+        (gradient,) = context.saved_tensors
+        return outer[0] * gradient, None, None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,9 +20,11 @@ from .distilled import DistilledSet, grid, png_bytes
 from .errors import NumericalError, Preempted
 from .files import explain_memory_errors, sha256_bytes, sha256_file, write_bytes
 from .preemption import StopRequest
-from .synthetic import Parameterisation, to_uint8
+from .state import ImageState, StateChunk, state_home
+from .synthetic import Parameterisation, pyramid_resolutions
 
 if TYPE_CHECKING:
+    from .engine import Outcome
     from .methods.base import Context
 
 __all__ = ["Problem", "optimise"]
@@ -32,11 +35,15 @@ log = logging.getLogger(__name__)
 class Problem(Protocol):
     """What a method that optimises images brings to the loop."""
 
-    def gradient(self, images: Tensor, step: int) -> tuple[float, Tensor]:
-        """Loss and its gradient at ``images (n, 3, s, s)``; a function of the images and the step alone."""
+    def step(self, images: ImageState, step: int, update: Callable[[StateChunk, Sequence[Tensor]], None]) -> Outcome:
+        """Hand the gradient of the loss to ``update``, chunk by chunk; a function of the images and the step alone."""
 
-    def validate(self, images: Tensor) -> float:
-        """Top-1 in percent on validation data."""
+    def validate(self, pictures: Tensor) -> float:
+        """Top-1 in percent on validation data, of images ``(n, 3, s, s)`` uint8."""
+
+    @property
+    def batch(self) -> int:
+        """Views in a pass of the encoder."""
 
     @property
     def cost(self) -> tuple[int, int]:
@@ -54,8 +61,7 @@ def optimise(context: Context, problem: Problem) -> DistilledSet:
     loop = _Loop(context, problem)
     loop.restore()
     with explain_memory_errors(
-        f"lower distill.encoder_batch (now {context.settings.encoder_batch}) or distill.augmentations; the last "
-        f"checkpoint is kept"
+        f"lower distill.encoder_batch (now {problem.batch}) or distill.augmentations; the last checkpoint is kept"
     ):
         loop.run()
     return loop.result()
@@ -72,18 +78,9 @@ class _Loop:
         self.best: tuple[int, float, Tensor] | None = None
         self.previews: dict[str, str] = {}  # file name -> SHA-256
         self.start = self._start_images()
-        self.parameters = Parameterisation(
-            len(context.labels),
-            context.size,
-            pyramid=self.settings.parameterisation == "pyramid",
-            decorrelate=self.settings.decorrelate,
-            start=self.settings.initialisation if self.start is None else self.start.float() / 255,
-            seed=context.seed,
-            device=self.device,
-        )
+        self.images = ImageState(self._parameterisation())
         if self.start is None:
-            self.start = to_uint8(self.parameters.decode())
-        self.optimiser = self._fresh_optimiser()
+            self.start = self.images.pictures()
 
     def _start_images(self) -> Tensor | None:
         from .methods.base import nearest_rows, real_images
@@ -92,10 +89,19 @@ class _Loop:
             return None
         return real_images(self.context, nearest_rows(self.context))
 
-    def _fresh_optimiser(self) -> torch.optim.Adam:
-        for level in self.parameters.levels:
-            level.requires_grad_()
-        return torch.optim.Adam(self.parameters.levels, lr=self.settings.learning_rate)
+    def _parameterisation(self) -> Parameterisation:
+        n, size, pyramid = len(self.context.labels), self.context.size, self.settings.parameterisation == "pyramid"
+        resolutions = pyramid_resolutions(size) if pyramid else [size]
+        return Parameterisation(
+            n,
+            size,
+            pyramid=pyramid,
+            decorrelate=self.settings.decorrelate,
+            start=self.settings.initialisation if self.start is None else self.start,
+            seed=self.context.seed,
+            device=self.device,
+            home=state_home(n, resolutions, self.device, self.context.runtime.state),
+        )
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
@@ -129,22 +135,17 @@ class _Loop:
                     )
 
     def _one_step(self) -> None:
-        grown = not self.parameters.complete and self.step > 0 and self.step % self.settings.extend_every == 0
-        if grown:
-            self.parameters.extend()
-            self.optimiser = self._fresh_optimiser()
-        for group in self.optimiser.param_groups:
-            group["lr"] = self._learning_rate()
-        images = self.parameters.decode()
-        loss, gradient = self.problem.gradient(images, self.step)
-        if not (math.isfinite(loss) and bool(torch.isfinite(gradient).all())):
+        complete = self.images.parameterisation.complete
+        if not complete and self.step > 0 and self.step % self.settings.extend_every == 0:
+            self.images.extend()
+        self.images.begin(self._learning_rate())
+        outcome = self.problem.step(self.images, self.step, self.images.update)
+        loss, finite = torch.stack([outcome.loss.double(), outcome.finite.double()]).tolist()  # waits for the device
+        if not finite:
             raise NumericalError(
                 f"the loss is {loss} or its gradient is not finite at step {self.step}: lower distill.learning_rate, "
                 f"or raise distill.ridge or distill.temperature; the last checkpoint is kept"
             )
-        self.optimiser.zero_grad()
-        images.backward(gradient)
-        self.optimiser.step()
         self.step += 1
         self.losses.append(loss)
 
@@ -156,8 +157,8 @@ class _Loop:
     def _record(self) -> None:
         last = self.step == self.settings.steps
         if last or self.step % self.settings.validate_every == 0:
-            images = to_uint8(self.parameters.decode())
-            score = self.problem.validate(images.to(self.device).float() / 255)
+            images = self.images.pictures()
+            score = self.problem.validate(images)
             self.scores.append((self.step, score))
             if self.best is None or score > self.best[1] or self.settings.keep == "last":
                 self.best = (self.step, score, images)
@@ -169,7 +170,7 @@ class _Loop:
         from .methods.base import Snapshot
 
         if self.context.on_snapshot is not None and self.step in self.context.snapshots:
-            images = to_uint8(self.parameters.decode())
+            images = self.images.pictures()
             passes = [images_a_step * self.step for images_a_step in self.problem.cost]
             self.context.on_snapshot(Snapshot(self.step, self.seconds, images, *passes))
 
@@ -185,7 +186,7 @@ class _Loop:
             self.context.on_progress(step, {"loss": self.losses[step - 1], "validation_top1": score})
 
     def _preview(self) -> None:
-        sheet, name = png_bytes(grid(to_uint8(self.parameters.decode()))), f"{self.step:09d}.png"
+        sheet, name = png_bytes(grid(self.images.pictures())), f"{self.step:09d}.png"
         write_bytes(self._frames / name, sheet)
         self.previews[name] = sha256_bytes(sheet)
 
@@ -196,12 +197,8 @@ class _Loop:
     # -- state -----------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        tensors: dict[str, Tensor] = {}
-        for k, level in enumerate(self.parameters.levels):
-            tensors[f"level.{k}"] = level
-            for name, value in self.optimiser.state.get(level, {}).items():
-                tensors[f"adam.{k}.{name}"] = value
-        values: dict[str, Any] = {"levels": len(self.parameters.levels), "losses": self.losses, "scores": self.scores}
+        tensors = self.images.tensors()
+        values: dict[str, Any] = {"updates": self.images.updates, "losses": self.losses, "scores": self.scores}
         values["seconds"] = self.seconds
         values["previews"] = self.previews
         if self.best is not None:
@@ -219,16 +216,7 @@ class _Loop:
         self.previews = values["previews"]
         self.step, self.losses, self.seconds = checkpoint.step, values["losses"], values["seconds"]
         self.scores = [(step, score) for step, score in values["scores"]]
-        self.parameters.levels = [tensors[f"level.{k}"].to(self.device) for k in range(values["levels"])]
-        self.optimiser = self._fresh_optimiser()
-        for k, level in enumerate(self.parameters.levels):
-            prefix = f"adam.{k}."
-            # Adam keeps its step counter on the CPU, its moments beside the parameter
-            state = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
-            if state:
-                self.optimiser.state[level] = {
-                    key: value if key == "step" else value.to(self.device) for key, value in state.items()
-                }
+        self.images.restore(tensors, values["updates"])
         if "best" in tensors:
             self.best = (values["best"][0], values["best"][1], tensors["best"])
         log.info("continuing at step %d of %d", self.step, self.settings.steps)

@@ -9,11 +9,12 @@ import torch
 __all__ = ["generator"]
 
 
-def generator(seed: int, *path: str | int) -> torch.Generator:
-    """A CPU generator for one purpose, e.g. ``generator(seed, "augment", step)``.
+def generator(seed: int, *path: str | int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator for one purpose, e.g. ``generator(seed, "augment", step)``.
 
-    Distinct paths give independent streams; the same path always gives the same one.
+    Distinct paths give independent streams; the same path always gives the same one. Streams of other kinds of
+    device than the CPU differ from the CPU's.
     """
     text = "\0".join(map(str, (seed, *path)))
     number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
-    return torch.Generator().manual_seed(number)
+    return torch.Generator(device).manual_seed(number)

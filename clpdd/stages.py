@@ -134,6 +134,7 @@ def distill(project: Project, encoder: str, method: str, on_progress: OnProgress
         random_draws=settings.evaluate.random_draws,
         wait=settings.runtime.wait_seconds,
         on_progress=on_progress,
+        runtime=settings.runtime,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,7 @@ __all__ = ["Parameterisation", "pyramid_resolutions"]
 _COLOUR_ROOT = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
 # Real pixels are pulled this far from 0 and 1 before the sigmoid is undone: at the ends its gradient vanishes.
 _MARGIN = 0.02
+_DECOMPOSED = 64  # real images taken apart at once
 
 
 def pyramid_resolutions(size: int) -> list[int]:
@@ -33,7 +36,7 @@ class Parameterisation:
     there at once, each holding the detail that the coarser ones lack, so that the sum is the image itself.
 
     Attributes:
-        levels: the parameters, coarse to fine, each ``(n, 3, r, r)`` float32.
+        levels: the parameters, coarse to fine, each ``(n, 3, r, r)`` float32, in ``home``.
     """
 
     def __init__(
@@ -46,9 +49,13 @@ class Parameterisation:
         start: Tensor | str,
         seed: int,
         device: torch.device,
+        home: torch.device | None = None,
     ) -> None:
-        """``start``: ``"noise"``, ``"zero"``, or real images ``(n, 3, size, size)`` in [0, 1]."""
-        self.n, self.size, self.seed, self.device = n, size, seed, device
+        """``start``: ``"noise"``, ``"zero"``, or real images ``(n, 3, size, size)``, uint8 or float in [0, 1].
+
+        ``home`` is where the levels are kept: ``device`` (``None``) or the CPU, whose memory is pinned for CUDA.
+        """
+        self.n, self.size, self.seed, self.device, self.home = n, size, seed, device, home or device
         self.resolutions = pyramid_resolutions(size) if pyramid else [size]
         root = torch.tensor(_COLOUR_ROOT, dtype=torch.float64)
         colour = root / root.norm(dim=0).max() if decorrelate else torch.eye(3, dtype=torch.float64)
@@ -59,7 +66,7 @@ class Parameterisation:
         if isinstance(start, str):
             self.extend()
         else:
-            self.levels = self._decompose(start.to(device, torch.float32))
+            self.levels = self._decompose(start)
 
     @property
     def complete(self) -> bool:
@@ -75,17 +82,34 @@ class Parameterisation:
             fresh = torch.randn(shape, generator=generator(self.seed, "pyramid", k)) / k
         else:
             fresh = torch.zeros(shape)
-        earlier = [level.detach() * ((k - 1) / k) for level in self.levels]
-        self.levels = [*earlier, fresh.to(self.device)]
+        earlier = [self.settle(level.detach() * ((k - 1) / k)) for level in self.levels]
+        self.levels = [*earlier, self.settle(fresh)]
 
-    def decode(self, levels: list[Tensor] | None = None) -> Tensor:
-        """Images ``(n, 3, size, size)`` float32 in [0, 1], differentiable in the levels."""
-        total: Tensor = sum(
-            (resize(level, self.size) for level in levels or self.levels), torch.zeros((), device=self.device)
-        )
+    def settle(self, tensor: Tensor) -> Tensor:
+        """``tensor`` in ``home``."""
+        if self.home.type == "cpu" and self.device.type == "cuda":
+            return tensor.cpu().pin_memory()
+        return tensor.to(self.home)
+
+    def decode(self, levels: Sequence[Tensor] | None = None) -> Tensor:
+        """Images ``(b, 3, size, size)`` float32 in [0, 1] of ``levels (b, 3, r, r)``, differentiable in them.
+
+        ``None`` takes all there are, at once.
+        """
+        levels = [level.to(self.device) for level in self.levels] if levels is None else levels
+        total: Tensor = sum((resize(level, self.size) for level in levels), torch.zeros((), device=self.device))
         return torch.sigmoid(2 * torch.einsum("ij,njhw->nihw", self._colour, total))
 
     def _decompose(self, images: Tensor) -> list[Tensor]:
+        levels = [self.settle(torch.empty(self.n, 3, r, r)) for r in self.resolutions]
+        for start in range(0, self.n, _DECOMPOSED):
+            pixels = images[start : start + _DECOMPOSED].to(self.device)
+            pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
+            for level, part in zip(levels, self._decompose_some(pixels), strict=True):
+                level[start : start + _DECOMPOSED] = part
+        return levels
+
+    def _decompose_some(self, images: Tensor) -> list[Tensor]:
         clamped = images.clamp(_MARGIN, 1 - _MARGIN)
         rest = torch.einsum("ij,njhw->nihw", self._uncolour, torch.logit(clamped) / 2)
         levels = []

@@ -208,14 +208,13 @@ def test_diverging_is_told_and_the_last_checkpoint_kept(world: World, tmp_path: 
 
     from clpdd.methods.clp import ClosedFormProbe
 
-    original = ClosedFormProbe.gradient
+    original = ClosedFormProbe.loss
 
-    def poisoned(self: ClosedFormProbe, images: torch.Tensor, step: int) -> tuple[float, torch.Tensor]:
-        loss, gradient = original(self, images, step)
-        return (float("nan") if step == 8 else loss), gradient
+    def poisoned(self: ClosedFormProbe, Z: torch.Tensor, step: int) -> torch.Tensor:
+        return original(self, Z, step) * (float("nan") if step == 8 else 1.0)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ClosedFormProbe, "gradient", poisoned)
+        patch.setattr(ClosedFormProbe, "loss", poisoned)
         with pytest.raises(NumericalError, match=r"step 8.*learning_rate.*last checkpoint is kept"):
             run(world, tmp_path)
     assert list((tmp_path / "work").glob("distill/*/*/checkpoints/step-000000006.json"))

@@ -12,11 +12,13 @@ from safetensors.torch import load_file
 from clpdd.config import AugmentSettings
 from clpdd.datasets import Index
 from clpdd.encoders import Encoder
-from clpdd.methods.lgm import GradientMatch, classifier_gradient, match_loss, random_classifier
+from clpdd.matching import classifier_gradient, match_loss, random_classifier
+from clpdd.methods.lgm import GradientMatch
 from clpdd.methods.stream import RealStream
 from clpdd.synthetic import Parameterisation, pyramid_resolutions
 
 from .conftest import World
+from .pixels import gradient
 from .test_clp import context, start
 
 REFERENCE = load_file(Path(__file__).parent / "reference" / "lgm.safetensors")
@@ -66,8 +68,8 @@ def test_the_pyramid_and_its_gradient_equal_the_public_code() -> None:
     images = pyramid.decode(levels)
     torch.testing.assert_close(images, REFERENCE["images"])
     loss = match_loss(REFERENCE["grad_real"], synthetic_gradient(images))
-    for resolution, gradient in zip(resolutions, torch.autograd.grad(loss, levels), strict=True):
-        torch.testing.assert_close(gradient, REFERENCE[f"level_gradient.{resolution}"], rtol=1e-4, atol=1e-6)
+    for resolution, found in zip(resolutions, torch.autograd.grad(loss, levels), strict=True):
+        torch.testing.assert_close(found, REFERENCE[f"level_gradient.{resolution}"], rtol=1e-4, atol=1e-6)
 
 
 def test_the_written_out_gradient_is_that_of_autograd() -> None:
@@ -131,19 +133,19 @@ def test_a_batch_larger_than_the_set_is_the_set(world: World) -> None:
 def test_two_passes_equal_one(world: World, tmp_path: Path) -> None:
     one = GradientMatch(context(world, tmp_path, augmentations=3, encoder_batch=512))
     two = GradientMatch(context(world, tmp_path, augmentations=3, encoder_batch=7))
-    with one.stream, two.stream:
-        loss, gradient = one.gradient(start(), 5)
-        again, chunked = two.gradient(start(), 5)
+    with one, two:
+        loss, found = gradient(one, start(), 5)
+        again, chunked = gradient(two, start(), 5)
     assert again == pytest.approx(loss, rel=1e-5)
-    torch.testing.assert_close(chunked, gradient, rtol=1e-3, atol=1e-4 * gradient.abs().max().item())
+    torch.testing.assert_close(chunked, found, rtol=1e-3, atol=1e-4 * found.abs().max().item())
 
 
 def test_following_the_gradient_lowers_the_loss(world: World, tmp_path: Path) -> None:
     problem = GradientMatch(context(world, tmp_path, augment=OFF, augmentations=1))
     images = start()
-    with problem.stream:
-        loss, gradient = problem.gradient(images, 0)
-        lower, _ = problem.gradient(images - 1e-2 * gradient / gradient.norm(), 0)
+    with problem:
+        loss, found = gradient(problem, images, 0)
+        lower, _ = gradient(problem, images - 1e-2 * found / found.norm(), 0)
     assert lower < loss
 
 
@@ -161,8 +163,8 @@ def test_the_cost_counts_what_went_through_the_encoder(
 
     problem = GradientMatch(context(world, tmp_path, augmentations=3, encoder_batch=batch))
     monkeypatch.setattr(Encoder, "forward", counted)
-    with problem.stream:
-        problem.gradient(start(), 0)
+    with problem:
+        gradient(problem, start(), 0)
     assert problem.cost == (seen["forward"], seen["backward"])
 
 
@@ -170,5 +172,5 @@ def test_real_images_come_from_the_training_split_alone(world: World, tmp_path: 
     made = context(world, tmp_path)
     assert "test" not in {field.name for field in dataclasses.fields(made)}
     problem = GradientMatch(made)
-    with problem.stream:
+    with problem:
         assert problem.stream.index.split == "train"

@@ -198,17 +198,17 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(
 ) -> None:
     from clpdd.methods.clp import ClosedFormProbe
 
-    original = ClosedFormProbe.gradient
+    original = ClosedFormProbe.loss
     place.forget("distill")
     with on_a_disk(place) as disk:
 
-        def gradient(self: ClosedFormProbe, images: torch.Tensor, at: int) -> tuple[float, torch.Tensor]:
+        def loss(self: ClosedFormProbe, Z: torch.Tensor, at: int) -> torch.Tensor:
             if at == 5:
                 disk.fill(0)
-            return original(self, images, at)
+            return original(self, Z, at)
 
         with monkeypatch.context() as patch:
-            patch.setattr(ClosedFormProbe, "gradient", gradient)
+            patch.setattr(ClosedFormProbe, "loss", loss)
             code = place.run("distill")
         clear(capfd.readouterr().err, code, "the disk is full")
         assert [p.name for p in place.data.glob("work/distill/*/*/checkpoints/*4.json")] == ["step-000000004.json"]
@@ -298,16 +298,16 @@ def killed_in_the_middle(place: Place, monkeypatch: pytest.MonkeyPatch, step: in
     class Killed(BaseException):
         pass
 
-    original = ClosedFormProbe.gradient
+    original = ClosedFormProbe.loss
 
-    def gradient(self: ClosedFormProbe, images: torch.Tensor, at: int) -> tuple[float, torch.Tensor]:
+    def loss(self: ClosedFormProbe, Z: torch.Tensor, at: int) -> torch.Tensor:
         if at == step:
             raise Killed
-        return original(self, images, at)
+        return original(self, Z, at)
 
     place.forget("distill")
     with monkeypatch.context() as patch:
-        patch.setattr(ClosedFormProbe, "gradient", gradient)
+        patch.setattr(ClosedFormProbe, "loss", loss)
         with pytest.raises(Killed):
             place.run("distill")
     (room,) = (path.parent for path in place.data.glob("work/distill/*/*/fingerprint.json"))
@@ -388,7 +388,7 @@ OUT_OF_MEMORY: list[Callable[[], BaseException]] = [
     ("step", "setting"),
     [
         ("cache", "lower cache.batch_size (now 16)"),
-        ("distill", "lower distill.encoder_batch (now 512)"),
+        ("distill", "lower distill.encoder_batch (now "),
         ("evaluate", "lower evaluate.encoder_batch (now 256)"),
     ],
 )

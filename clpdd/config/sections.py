@@ -199,7 +199,9 @@ class DistillSettings(Section):
     decorrelate: bool = True
     initialisation: Literal["centroid", "noise", "zero"] = "centroid"
     image_size: Annotated[int, Field(ge=8, le=4096)] | None = None
-    encoder_batch: Positive = 512
+    encoder_batch: Positive | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False
     neighbor_of: Literal["clp", "lgm"] = "clp"
     keep: Literal["best", "last"] = "best"
     validate_every: Positive = 50
@@ -279,4 +281,6 @@ class RuntimeSettings(Section):
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     threads: Annotated[int, Field(ge=0, le=4096)] = 0
+    features: Literal["auto", "device", "host", "stream"] = "auto"
+    state: Literal["auto", "device", "host"] = "auto"
     wait_seconds: NonNegativeReal = 0

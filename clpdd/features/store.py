@@ -91,6 +91,11 @@ class FeatureStore:
     def __len__(self) -> int:
         return self._rows
 
+    @property
+    def chunk_rows(self) -> int:
+        """Rows of a chunk: reading one of them reads them all."""
+        return int(self._features.chunks[0])
+
     @cached_property
     def ids(self) -> list[str]:
         """The sample id of every row."""

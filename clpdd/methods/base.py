@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..config import DistillSettings
+from ..config import DistillSettings, RuntimeSettings
 from ..datasets import Index
 from ..distilled import DistilledSet
 from ..encoders import Encoder
@@ -57,6 +57,7 @@ class Context:
     on_progress: OnProgress | None = None
     snapshots: Container[int] = ()  # steps whose images ``on_snapshot`` is shown
     on_snapshot: Callable[[Snapshot], None] | None = None
+    runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
     source: DistilledSet | None = None  # for the method ``neighbor``: what the images are to be near to
 
     @property

@@ -7,11 +7,12 @@ from torch import Tensor
 
 from ..distilled import DistilledSet
 from ..moments import mse_loss
-from ..objectives import outer_loss
+from ..objectives import blocked_loss, outer_loss
 from ..optimise import optimise
+from ..resident import RealFeatures
 from ..seeding import generator
 from .base import Context
-from .problem import FeatureProblem
+from .problem import REAL_ROWS, FeatureProblem
 
 __all__ = ["ClosedFormProbe", "Clp"]
 
@@ -26,24 +27,30 @@ class ClosedFormProbe(FeatureProblem):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.real = (context.train.features().to(self.device) - self.mean).contiguous()
-        self.real_labels = context.train.labels.to(self.device)
+        self.real = RealFeatures(context.train, self.device, self.mean, context.runtime.features)
         moments = context.kernels
         self._moments = tuple(part.to(self.device) for part in (moments.gram, moments.cross, moments.counts))
+
+    def close(self) -> None:
+        """End the threads that read ahead."""
+        super().close()
+        self.real.close()
 
     def loss(self, Z: Tensor, step: int) -> Tensor:
         """Outer loss of the probe solved on features ``Z (views * n, d)`` of the synthetic views."""
         W = self.probe(Z)
-        if self.settings.objective == "mse" and not self.settings.outer_batch:
-            return mse_loss(W, *self._moments, mean=self.mean).to(
-                W.dtype
-            )  # the same in O(d^2 C), however large the set
-        real, labels = self.real, self.real_labels
-        if 0 < self.settings.outer_batch < len(real):
-            rows = torch.randint(len(real), (self.settings.outer_batch,), generator=generator(self.seed, "outer", step))
-            rows = rows.to(real.device)
-            real, labels = real[rows], labels[rows]
-        return outer_loss(W, real, labels, self.settings.objective, self.settings.temperature)
+        objective, temperature = self.settings.objective, self.settings.temperature
+        if 0 < self.settings.outer_batch < len(self.real):
+            features, labels = self.real.batch(step, self._rows)
+            return outer_loss(W, features, labels, objective, temperature)
+        if objective == "mse":  # the same in O(d^2 C), however large the set
+            return mse_loss(W, *self._moments, mean=self.mean).to(W.dtype)
+        return blocked_loss(W, self.real.blocks(REAL_ROWS), len(self.real), objective, temperature)
+
+    def _rows(self, step: int) -> Tensor:
+        """Rows ``(outer_batch,)`` of the real features that a step is scored on."""
+        chosen = generator(self.seed, "outer", step)
+        return torch.randint(len(self.real), (self.settings.outer_batch,), generator=chosen)
 
 
 class Clp:
@@ -53,4 +60,5 @@ class Clp:
     settings_used = None
 
     def __call__(self, context: Context) -> DistilledSet:
-        return optimise(context, ClosedFormProbe(context))
+        with ClosedFormProbe(context) as problem:
+            return optimise(context, problem)

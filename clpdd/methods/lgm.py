@@ -6,52 +6,24 @@ through the synthetic one into the images.
 
 Differences from the published code, none of which changes the mathematics: the gradient of cross-entropy with respect
 to a linear layer is written out, ``(softmax(Z W^T + b) - Y)^T Z / m``, so that the second-order back-propagation is an
-ordinary one; float32 in place of float16 autocast, hence no loss scaling; crops are taken from images of the encoder's
-input size instead of 256 pixels.
+ordinary one; float32 or bfloat16 in place of float16 autocast, hence no loss scaling; crops are taken from images of
+the encoder's input size instead of 256 pixels.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ..augment import augment
 from ..distilled import DistilledSet
-from ..encoders import encode
+from ..engine import Views
+from ..matching import classifier_gradient, match_loss, random_classifier
 from ..optimise import optimise
-from ..seeding import generator
 from .base import Context
 from .problem import FeatureProblem
 from .stream import RealStream
 
-__all__ = ["GradientMatch", "Lgm", "classifier_gradient", "match_loss", "random_classifier"]
-
-_WEIGHT_STD = 0.01
-
-
-def random_classifier(classes: int, dim: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
-    """Weights ``(C, d)`` from N(0, 0.01^2) and zero bias ``(C,)``: a function of (seed, step)."""
-    weight = torch.randn(classes, dim, generator=generator(seed, "classifier", step)) * _WEIGHT_STD
-    return weight, torch.zeros(classes)
-
-
-def classifier_gradient(Z: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Gradient of the mean cross-entropy of ``Z W^T + b`` with respect to ``W`` and ``b``, flat: ``(C * d + C,)``.
-
-    Args:
-        Z: features ``(m, d)``; the result is differentiable in them.
-        labels: ``(m,)`` int64.
-        weight, bias: ``(C, d)`` and ``(C,)``.
-    """
-    residual = F.linear(Z, weight, bias).softmax(1) - F.one_hot(labels, len(bias))
-    residual = residual / len(Z)
-    return torch.cat([(residual.T @ Z).flatten(), residual.sum(0)])
-
-
-def match_loss(real: Tensor, synthetic: Tensor) -> Tensor:
-    """``1 - cosine`` of two flat gradients, in [0, 2]."""
-    return 1 - F.cosine_similarity(real, synthetic, dim=0)
+__all__ = ["GradientMatch", "Lgm"]
 
 
 class GradientMatch(FeatureProblem):
@@ -61,6 +33,11 @@ class GradientMatch(FeatureProblem):
         super().__init__(context)
         batch = len(context.labels) * context.settings.augmentations
         self.stream = RealStream(context.index, context.encoder.transform, batch, context.seed)
+
+    def close(self) -> None:
+        """End the threads that read ahead."""
+        super().close()
+        self.stream.close()
 
     @property
     def cost(self) -> tuple[int, int]:
@@ -78,12 +55,13 @@ class GradientMatch(FeatureProblem):
     @torch.no_grad()
     def _real_gradient(self, step: int, weight: Tensor, bias: Tensor) -> Tensor:
         images, labels = self.stream.at(step)
-        pixels = images.to(self.device).float() / 255
-        if self.settings.augment.active:
-            chosen = generator(self.seed, "augment real", step)
-            pixels = augment(pixels, self.encoder.size, self.settings.augment, chosen)
-        Z = encode(self.encoder, pixels, self.settings.encoder_batch)
-        return classifier_gradient(Z, labels.to(self.device), weight, bias)
+        augment = self.settings.augment if self.settings.augment.active else None
+        views = Views(len(images), 1, self.encoder.size, augment, self.seed, ("augment real", step), self.device)
+        Z = []
+        for start in range(0, len(images), self.batch):
+            pixels = images[start : start + self.batch].to(self.device, non_blocking=True).float() / 255
+            Z.append(self.encode(views.of(pixels, range(start, start + len(pixels)))))
+        return classifier_gradient(torch.cat(Z), labels.to(self.device), weight, bias)
 
 
 class Lgm:
@@ -105,12 +83,13 @@ class Lgm:
         "initialisation",
         "image_size",
         "encoder_batch",
+        "precision",
+        "compile",
         "keep",
         "validate_every",
         "preview_every",
     )
 
     def __call__(self, context: Context) -> DistilledSet:
-        problem = GradientMatch(context)
-        with problem.stream:
+        with GradientMatch(context) as problem:
             return optimise(context, problem)

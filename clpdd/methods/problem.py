@@ -1,25 +1,41 @@
-"""What methods that optimise images share: views, the encoder's gradient, the score on validation features."""
+"""What methods that optimise images share: how a step is taken, and the score on validation features."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from ..augment import augment
-from ..encoders import encode
+from .. import engine
+from ..engine import ChunkT, Images, Outcome, Views
+from ..files import read_json, write_json
+from ..precision import batch_that_fits, encoder_call
+from ..resident import RealFeatures
 from ..ridge import centred_one_hot, solve
-from ..seeding import generator
 from .base import Context
 
-__all__ = ["FeatureProblem"]
+__all__ = ["REAL_ROWS", "FeatureProblem"]
 
 _VALIDATION_VIEWS = 8
+REAL_ROWS = 8192
+"""Real features that are scored at once."""
 
 
 class FeatureProblem(ABC):
-    """A loss of the features of augmented views, and its gradient with respect to the images."""
+    """A loss of the features of augmented views, and how a step along its gradient is taken.
+
+    Use as a context manager, or call ``close``, to end the threads that read ahead.
+
+    Attributes:
+        batch: views in a pass of the encoder.
+        encode: pixels ``(b, 3, s, s)`` in [0, 1] to features ``(b, d)`` float32.
+    """
 
     def __init__(self, context: Context) -> None:
         self.settings, self.seed, self.encoder = context.settings, context.seed, context.encoder
@@ -27,58 +43,44 @@ class FeatureProblem(ABC):
         self.classes = context.classes
         self.labels = context.labels.to(self.device)
         self.mean = context.kernels.mean.to(self.device) * (context.settings.centre == "real")
-        self.validation = context.validation.features().to(self.device) - self.mean
-        self.validation_labels = context.validation.labels.to(self.device)
+        self.encode = encoder_call(self.encoder, self.settings.precision, self.settings.compile)
+        self.batch = self.settings.encoder_batch or _remembered_batch(
+            context.work / "encoder_batch.json", lambda: batch_that_fits(self.encoder, self.settings.precision)
+        )
+        self.validation = RealFeatures(context.validation, self.device, self.mean, context.runtime.features)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the threads that read ahead."""
+        self.validation.close()
 
     @abstractmethod
     def loss(self, Z: Tensor, step: int) -> Tensor:
         """Loss at features ``Z (views * n, d)`` of the synthetic views, differentiable in them."""
 
+    def views(self, step: int) -> Views:
+        """The views of a step: a function of (seed, step)."""
+        settings = self.settings
+        augment = settings.augment if settings.augment.active else None
+        count = settings.augmentations if augment is not None else 1
+        return Views(len(self.labels), count, self.encoder.size, augment, self.seed, ("augment", step), self.device)
+
+    def step(self, images: Images[ChunkT], step: int, update: Callable[[ChunkT, Sequence[Tensor]], None]) -> Outcome:
+        """Hand the gradient of the loss with respect to the parameters of ``images`` to ``update``, chunk by chunk."""
+        return engine.step(self.encode, images, self.views(step), lambda Z: self.loss(Z, step), self.batch, update)
+
     @property
     def cost(self) -> tuple[int, int]:
         """Images that one step sends through the encoder, forward and backward."""
-        views = len(self.labels) * (self.settings.augmentations if self.settings.augment.active else 1)
-        return views * (1 if views <= self.settings.encoder_batch else 2), views
-
-    def gradient(self, images: Tensor, step: int) -> tuple[float, Tensor]:
-        """Loss at ``images (n, 3, s, s)`` in [0, 1] and its gradient with respect to them, of the same shape."""
-        images = images.detach().requires_grad_()
-        views = self._views(images, step)
-        if len(views) <= self.settings.encoder_batch:
-            loss = self.loss(self.encoder(views), step)
-            (gradient,) = torch.autograd.grad(loss, images)
-            return loss.item(), gradient
-        value, view_gradient = self._two_passes(views.detach(), step)
-        (gradient,) = torch.autograd.grad(views, images, view_gradient)
-        return value, gradient
-
-    def _two_passes(self, views: Tensor, step: int) -> tuple[float, Tensor]:
-        """The same gradient in memory that does not grow with the number of views.
-
-        First all features without a graph and the loss's gradient with respect to them, then chunk by chunk the
-        features again with a graph, through which their gradient is pulled back. Exact, since the encoder treats
-        images one by one.
-        """
-        Z = encode(self.encoder, views, self.settings.encoder_batch).requires_grad_()
-        loss = self.loss(Z, step)
-        (feature_gradient,) = torch.autograd.grad(loss, Z)
-        parts = []
-        for chunk, pull in zip(
-            views.split(self.settings.encoder_batch), feature_gradient.split(self.settings.encoder_batch), strict=True
-        ):
-            chunk = chunk.requires_grad_()
-            parts.extend(torch.autograd.grad(self.encoder(chunk), chunk, pull))
-        return loss.item(), torch.cat(parts)
-
-    def _views(self, images: Tensor, step: int) -> Tensor:
-        """``(augmentations * n, 3, size, size)``, view by view; the images themselves when augmentation is off."""
-        if not self.settings.augment.active:
-            return images
-        views = [
-            augment(images, self.encoder.size, self.settings.augment, generator(self.seed, "augment", step, view))
-            for view in range(self.settings.augmentations)
-        ]
-        return torch.cat(views)
+        views = len(self.labels) * self.views(0).count
+        return views * (1 if views <= self.batch else 2), views
 
     def probe(self, Z: Tensor) -> Tensor:
         """The ridge probe ``W (d, C)`` solved on features ``Z (views * n, d)``, centred by the real mean."""
@@ -86,15 +88,46 @@ class FeatureProblem(ABC):
         return solve(Z - self.mean, Y, self.settings.ridge)
 
     @torch.no_grad()
-    def validate(self, images: Tensor) -> float:
-        """Top-1 in percent on the validation features of the probe solved on fixed, noise-free views of ``images``."""
-        settings = self.settings.augment.without_noise()
-        views = [images]
-        if settings.active:
-            views = [
-                augment(images, self.encoder.size, settings, generator(self.seed, "validate", view))
-                for view in range(_VALIDATION_VIEWS)
-            ]
-        Z = encode(self.encoder, torch.cat(views), self.settings.encoder_batch)
-        predicted = (self.validation @ self.probe(Z)).argmax(1)
-        return 100 * float((predicted == self.validation_labels).double().mean())
+    def validate(self, pictures: Tensor) -> float:
+        """Top-1 in percent on the validation features of the probe solved on fixed, noise-free views.
+
+        ``pictures``: the images ``(n, 3, s, s)`` uint8, on any device.
+        """
+        augment = self.settings.augment.without_noise()
+        fixed = (augment, _VALIDATION_VIEWS) if augment.active else (None, 1)
+        views = Views(len(pictures), fixed[1], self.encoder.size, fixed[0], self.seed, ("validate",), self.device)
+        W = self.probe(engine.features(self.encode, _Pictures(pictures, self.device), views, self.batch))
+        hits = sum(((Z @ W).argmax(1) == labels).sum() for Z, labels in self.validation.blocks(REAL_ROWS))
+        return 100 * float(hits) / len(self.validation)
+
+
+def _remembered_batch(note: Path, measure: Callable[[], int]) -> int:
+    """What was measured when the work began: the memory that is free later must not change a resumed run."""
+    if not note.exists():
+        write_json(note, measure())
+    return int(read_json(note))
+
+
+@dataclass(frozen=True)
+class _Picture:
+    rows: range
+    levels: list[Tensor]
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """Finished images as the engine takes them: nothing but pixels."""
+
+    pixels: Tensor
+    device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def chunks(self, size: int, update: bool = False) -> Iterator[_Picture]:
+        for start in range(0, len(self), size):
+            part = self.pixels[start : start + size]
+            yield _Picture(range(start, start + len(part)), [part])
+
+    def decode(self, levels: Sequence[Tensor]) -> Tensor:
+        return levels[0].to(self.device, non_blocking=True).float() / 255

@@ -13,6 +13,7 @@ from .base import Context, nearest_rows, real_images
 
 __all__ = ["Centroid", "Full", "Neighbor", "Random"]
 
+_ENCODED = 256  # images encoded at once where the settings do not say
 _USED = ("images_per_class", "image_size")
 
 
@@ -61,7 +62,7 @@ class Neighbor:
         assert context.source is not None
         made = context.source
         encoder, train = context.encoder, context.train
-        Z = F.normalize(encode(encoder, made.images, context.settings.encoder_batch).cpu(), dim=1)
+        Z = F.normalize(encode(encoder, made.images, context.settings.encoder_batch or _ENCODED).cpu(), dim=1)
         real = F.normalize(train.features(), dim=1)
         similarity = Z @ real.T
         similarity[made.labels[:, None] != train.labels] = -torch.inf

@@ -1,0 +1,87 @@
+"""How the encoder is called: in which precision, compiled or not, and with how many images at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .encoders import Encoder
+from .errors import SettingsError
+from .memory import free_bytes
+
+__all__ = ["MAX_BATCH", "batch_that_fits", "encoder_call", "resolve_precision", "saved_bytes"]
+
+MAX_BATCH = 1024
+"""Views per pass that ``batch_that_fits`` never exceeds: more is no faster."""
+
+_CPU_BUDGET = 4 * 2**30  # bytes: a constant, so that the same run on another machine takes the same chunks
+_CUDA_SHARE = 0.7  # of the free memory
+_WORKING_SPACE = 1.25  # what the kernels take beside the saved activations
+_PIXEL_COPIES = 10  # image, view, normalised view and their gradients
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """``auto`` is bfloat16 on CUDA devices that compute in it and float32 elsewhere."""
+    if precision == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if fast else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+
+
+def encoder_call(encoder: Encoder, precision: str = "auto", compile: bool = False) -> Callable[[Tensor], Tensor]:
+    """The encoder as a function of pixels ``(b, 3, s, s)``, features ``(b, d)`` float32 whatever the precision inside.
+
+    Args:
+        precision: ``"auto"``, ``"float32"`` or ``"bfloat16"``: autocast around the encoder, nothing else.
+        compile: by ``torch.compile``. The first passes of a shape take long; a failure is a ``SettingsError``.
+    """
+    device = encoder.mean.device
+    dtype = resolve_precision(precision, device)
+    model: nn.Module | Callable[[Tensor], Tensor] = torch.compile(encoder) if compile else encoder
+
+    def call(images: Tensor) -> Tensor:
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            features: Tensor = model(images)
+        return features.float()
+
+    def guarded(images: Tensor) -> Tensor:
+        try:
+            return call(images)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise SettingsError(
+                f"runtime.compile is true, but {encoder.name!r} cannot be compiled on this machine ({said}): set it "
+                f"to false, or see that a C++ compiler (CPU) or Triton (CUDA) is installed"
+            ) from error
+
+    return guarded if compile else call
+
+
+def saved_bytes(encode: Callable[[Tensor], Tensor], images: Tensor) -> int:
+    """Bytes that a pass over ``images`` keeps for its backward pass, each tensor's memory counted once."""
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        encode(images.requires_grad_())
+    return sum(kept.values())
+
+
+def batch_that_fits(encoder: Encoder, precision: str = "auto") -> int:
+    """Views that a pass with a graph can hold: measured on three images, of any model, on any device.
+
+    What one image more keeps for the backward pass, against 4 GiB on a CPU and most of the free memory on a GPU.
+    """
+    device, size = encoder.mean.device, encoder.size
+    encode = encoder_call(encoder, precision)
+    one, two = (saved_bytes(encode, torch.full((count, 3, size, size), 0.5, device=device)) for count in (1, 2))
+    per_view = max(two - one, 0) * _WORKING_SPACE + _PIXEL_COPIES * 3 * size * size * 4
+    budget = free_bytes(device) * _CUDA_SHARE if device.type == "cuda" else _CPU_BUDGET
+    count = min(MAX_BATCH, int(budget / per_view))
+    return max(1, count - count % 8 if count > 8 else count)

@@ -1,0 +1,79 @@
+"""Real features on the device, in memory or on disk: the same bytes from everywhere."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from clpdd.config import DistillSettings, RuntimeSettings
+from clpdd.distill import distill
+from clpdd.features import FeatureStore
+from clpdd.resident import RealFeatures
+
+from .conftest import World
+from .test_distill import QUICK
+
+PLACES = ("device", "host", "stream")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def store(world: World) -> FeatureStore:
+    return FeatureStore.open(world.layout.features(world.encoder.name, "train"))
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_rows_and_blocks_are_the_stored_ones_less_the_mean(store: FeatureStore, where: str) -> None:
+    mean = torch.linspace(-1, 1, store.dim)
+    expected = store.features() - mean
+    with RealFeatures(store, CPU, mean, where) as real:
+        for step in (0, 1, 5, 5):
+            rows = torch.randint(len(store), (40,), generator=torch.Generator().manual_seed(step))
+            features, labels = real.batch(
+                step, lambda s: torch.randint(len(store), (40,), generator=torch.Generator().manual_seed(s))
+            )
+            assert torch.equal(features, expected[rows])
+            assert torch.equal(labels, store.labels[rows])
+        blocks = list(real.blocks(33))
+    assert torch.equal(torch.cat([features for features, _ in blocks]), expected)
+    assert torch.equal(torch.cat([labels for _, labels in blocks]), store.labels)
+    assert {len(labels) for _, labels in blocks[:-1]} == {33}
+
+
+@pytest.mark.parametrize("outer", [0, 40])
+def test_where_features_lie_decides_nothing(world: World, tmp_path: Path, outer: int) -> None:
+    settings = DistillSettings(**QUICK | {"steps": 4, "outer_batch": outer})  # type: ignore[arg-type]
+    made = []
+    for where in PLACES:
+        runtime = RuntimeSettings.model_validate({"features": where})
+        made.append(distill("clp", **world.inputs(tmp_path / where), settings=settings, runtime=runtime))  # type: ignore[arg-type]
+    assert all(torch.equal(one.images, made[0].images) for one in made)
+    assert all(one.info["curves"] == made[0].info["curves"] for one in made)
+
+
+def test_what_a_reading_thread_runs_into_is_told(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    with RealFeatures(store, CPU, torch.zeros(store.dim), "stream") as real:
+        monkeypatch.setattr(type(store), "stored", lambda *_: (_ for _ in ()).throw(OSError(os.strerror(5))))
+        with pytest.raises(OSError, match="Input/output"):
+            list(real.blocks(10))
+        with pytest.raises(OSError, match="Input/output"):
+            real.batch(0, lambda _: torch.arange(3))
+
+
+def test_without_room_the_next_place_is_taken(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    wide, narrow = len(store) * store.dim * 4, len(store) * store.dim * 2
+    assert store.dtype == "float16"
+    for room, where, kept in (
+        (wide * 2, "device", torch.float32),
+        (narrow * 2, "device", torch.float16),
+        (9, "stream", None),
+    ):
+        monkeypatch.setattr("clpdd.resident.free_bytes", lambda device, room=room: room)
+        with RealFeatures(store, CPU, torch.zeros(store.dim), "auto") as real:
+            assert real.where == where
+            assert kept is None or real.dtype == kept
+            assert np.isfinite(torch.cat([features for features, _ in real.blocks(50)]).numpy()).all()
