@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from .plan import UNTIL_STOPPED
 from .track import BudgetSpent, Track, read_track
 
 __all__ = ["Order", "main", "run_apart"]
+
+_POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,11 @@ class Order:
     threads: int
 
 
-def run_apart(order: Order) -> dict[str, float]:
+def run_apart(order: Order, tick: Callable[[], object] = lambda: None) -> dict[str, float]:
     """Carry out ``order`` in a new process.
 
-    Returns its ``peak_memory_mb`` and ``idle_memory_mb``, what of it was there before the distillation began.
+    Returns its ``peak_memory_mb`` and ``idle_memory_mb``, what of it was there before the distillation began. ``tick``
+    is called every now and then; when it raises, the process saves its state and ends.
 
     Raises what the distillation raised; ``Preempted`` when the process was stopped.
     """
@@ -72,7 +76,12 @@ def run_apart(order: Order) -> dict[str, float]:
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.write(json.dumps(vars(order)) + "\n")
                 process.stdin.flush()
-            said = process.stdout.read()
+            while True:
+                tick()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_POLL_SECONDS)
+                    break
+            said = process.stdout.read()  # one line, which waits in the pipe
         except BaseException:
             process.terminate()
             raise

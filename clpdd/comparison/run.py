@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,7 +158,7 @@ class _Runner:
         taken = read_track(self.room(job.reference).out / "track")[-1].seconds
         return marks_by_clock(taken, job.time_factor, job.halvings or 0)
 
-    def _distil(self, job: Job, work: WorkFolder) -> None:
+    def _distil(self, job: Job, work: WorkFolder, tick: Callable[[], object]) -> None:
         order = Order(
             encoder=self.options,
             data=str(self.layout.root),
@@ -173,16 +173,16 @@ class _Runner:
             seconds=self._seconds(job),
             threads=torch.get_num_threads(),
         )
-        write_json(work.out / "reading.json", run_apart(order))
+        write_json(work.out / "reading.json", run_apart(order, tick))
         work.finish()
 
     # -- judgement -----------------------------------------------------------------------------------------------------
 
-    def rows(self, job: Job, tick: Any) -> list[dict[str, Any]]:
+    def rows(self, job: Job, tick: Callable[[], object]) -> list[dict[str, Any]]:
         """Distil and judge what is not yet, and tell all of it."""
         with self.room(job) as work:
             if not work.finished:
-                self._distil(job, work)
+                self._distil(job, work, tick)
             told = self._about(job, work) | read_json(work.out / "reading.json")
             pairs = [{"group": group, "choice": choice} for group, choice in job.choices] or [{}]
             rows = []
@@ -199,7 +199,7 @@ class _Runner:
         names, info = list(self.bench.judge.class_names), {"method": job.method, "name": job.name}
         return [_Point(DistilledSet(point.images, labels, names, info), point, point is track[-1]) for point in track]
 
-    def _judge(self, job: Job, point: _Point, work: WorkFolder, tick: Any) -> list[dict[str, Any]]:
+    def _judge(self, job: Job, point: _Point, work: WorkFolder, tick: Callable[[], object]) -> list[dict[str, Any]]:
         settings, rows = self.settings, []
         subject: Subject | None = None
         folder = work.path / "judged" / self._judgement_digest()

@@ -203,7 +203,7 @@ def _varied(key: tuple[Any, ...], rows: Rows) -> dict[str, Any]:
     kinds = list(_split(rows, "protocol", "views"))
     groups = [_group(name, own, kinds) for (name,), own in _split(rows, "group").items() if name != _GRID]
     grid = [row for row in rows if row["group"] == _GRID]
-    heats = [_heat(kind, [r for r in grid if (r["protocol"], r["views"]) == kind]) for kind in kinds] if grid else []
+    heats = [_heat(kind, own) for kind, own in _split(grid, "protocol", "views").items()]
     first = rows[0]
     return {"dataset": key[0], "encoder": key[1], "groups": groups, "heats": heats, "kinds": kinds} | {
         "ipc": first["ipc"],
