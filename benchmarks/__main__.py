@@ -1,106 +1,115 @@
-"""Where a step's time goes, measured side by side in one run: ``python -m benchmarks`` (or ``make bench``).
+"""Speed and memory, measured side by side in one run: ``python -m benchmarks`` (or ``make speed``).
 
-Prints a table: seconds of a CLP-DD step against the bare encoder passes it cannot do without (forward and
-input-gradient backward over the same number of views), and images per second of the cache stage against bare encoding.
-Ratios are what to compare; absolute times belong to the machine.
+Without arguments everything, small, in some minutes. On a GPU at the size of ImageNet-1K:
+
+    python -m benchmarks --shape imagenet1k --only steps methods memory evaluation
+
+which needs torch, timm and numpy alone. Prints the tables and writes ``speed.md`` and ``speed.json`` into ``--out``.
+Weights and features are random: speed does not depend on their values. Ratios are what to compare.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
-import statistics
-import tempfile
-import time
-from collections.abc import Callable
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from clpdd.config import CacheSettings, DatasetSettings, DistillSettings, KernelSettings
-from clpdd.datasets import Index, build_index
-from clpdd.encoders import encode, load_encoder
-from clpdd.features import FeatureStore, cache_features
-from clpdd.kernels import Kernels, compute_kernels
-from clpdd.layout import Layout
-from clpdd.methods.base import Context
-from clpdd.methods.clp import ClosedFormProbe
-from clpdd.state import ImageState
-from clpdd.synthetic import Parameterisation
+import clpdd.models  # noqa: F401  (registers the shipped encoder's architecture)
+
+from . import table
+from .memory import memory
+from .shape import SHAPES, Problem
+from .steps import methods, parts, scaling
+from .table import Section
 
 
-def seconds(work: Callable[[], object], repeats: int) -> float:
-    """Median seconds of ``work`` after one warm-up."""
-    work()
-    times = []
-    for _ in range(repeats):
-        begun = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times)
+@dataclass(frozen=True)
+class _Run:
+    shape: str
+    device: torch.device
+    repeats: int
+    quick: bool
+
+    @property
+    def problem(self) -> Problem:
+        return Problem(SHAPES[self.shape], self.device)
+
+
+def _steps(run: _Run) -> Iterator[Section]:
+    yield parts(SHAPES[run.shape], run.problem, run.repeats)
+
+
+def _methods(run: _Run) -> Iterator[Section]:
+    yield methods(SHAPES[run.shape], run.problem, run.repeats)
+
+
+def _scaling(run: _Run) -> Iterator[Section]:
+    sizes = (10, 30) if run.quick else (10, 100, 300)
+    shapes = [SHAPES[run.shape].with_images(n) for n in sizes]
+    yield scaling([(shape, Problem(shape, run.device)) for shape in shapes], run.repeats)
+
+
+def _memory(run: _Run) -> Iterator[Section]:
+    counts = (10, 40) if run.quick else (100, 1000, 10_000)
+    yield memory(run.shape, run.device, counts, limit=counts[0] if run.shape == "imagenet1k" else 300)
+
+
+def _evaluation(run: _Run) -> Iterator[Section]:
+    from .evaluation import evaluation
+
+    yield evaluation(run.device, (10,) if run.quick else (10, 100, 1000), 5 if run.quick else 100)
+
+
+def _caching(run: _Run) -> Iterator[Section]:
+    from .caching import caching
+
+    small, large = (64, 16) if run.quick else (8192, 256)
+    models = {"clpdd_resnet14": (64, small)}
+    yield caching(run.device, models if run.quick else models | {"vit_small_patch16_224": (224, large)})
+
+
+def _streams(run: _Run) -> Iterator[Section]:
+    from .streams import streams
+
+    yield streams(10_000 if run.quick else 1_000_000, 64 if run.quick else 768, 100)
+
+
+_SECTIONS: dict[str, Callable[[_Run], Iterator[Section]]] = {
+    "steps": _steps,
+    "methods": _methods,
+    "scaling": _scaling,
+    "memory": _memory,
+    "evaluation": _evaluation,
+    "caching": _caching,
+    "streams": _streams,
+}
 
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--encoder", default="clpdd_resnet14")
-    parser.add_argument("--repeats", type=int, default=15)
+    """Measure, print, save."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--shape", choices=SHAPES, default="small")
+    parser.add_argument("--only", nargs="+", choices=_SECTIONS, default=list(_SECTIONS))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: whether it runs, not how fast")
+    parser.add_argument("--out", type=Path, default=Path("data/speed"))
     options = parser.parse_args()
-    encoder = load_encoder(options.encoder)
-    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    with tempfile.TemporaryDirectory() as folder:
-        layout = Layout(Path(folder))
-        build_index(DatasetSettings(), 0, layout.index("train").parent)
-        begun = time.perf_counter()
-        stores = {
-            split: cache_features(
-                layout.index(split), encoder, CacheSettings(workers=0), layout.features("e", split), layout.work
-            )
-            for split in ("train", "validation")
-        }
-        images = sum(map(len, stores.values()))
-        cached = images / (time.perf_counter() - begun)
-        batch = torch.rand(64, 3, encoder.size, encoder.size)
-        bare = 64 / seconds(lambda: encode(encoder, batch, 64), options.repeats)
-        features = layout.features("e", "train"), layout.features("e", "validation")
-        compute_kernels(*features, KernelSettings(), layout.kernels("e"), layout.work)
-        settings = DistillSettings()
-        index = Index.open(layout.index("train"))
-        train, validation = (FeatureStore.open(path) for path in features)
-        context = Context(
-            settings, 0, encoder, index, train, validation, Kernels.load(layout.kernels("e")), Path(folder)
-        )
-        step, passes = _step(context, options.repeats)
-    print(f"step       {1e3 * step:8.1f} ms   bare encoder passes {1e3 * passes:8.1f} ms   ratio {step / passes:.2f}")
-    print(f"caching    {cached:8.0f} images/s   bare encoder {bare:8.0f} images/s   ratio {cached / bare:.2f}")
-
-
-def _step(context: Context, repeats: int) -> tuple[float, float]:
-    problem = ClosedFormProbe(context)
-    n = len(context.labels)
-    images = ImageState(
-        Parameterisation(
-            n,
-            context.size,
-            pyramid=True,
-            decorrelate=True,
-            start=torch.rand(n, 3, context.size, context.size),
-            seed=0,
-            device=context.encoder.mean.device,
-        )
-    )
-
-    def step() -> None:
-        images.begin(1e-3)
-        problem.step(images, 0, images.update)
-
-    views = torch.rand(n * context.settings.augmentations, 3, context.encoder.size, context.encoder.size)
-
-    def passes() -> None:
-        leaf = views.detach().requires_grad_()
-        torch.autograd.grad(context.encoder(leaf).sum(), leaf)
-
-    return seconds(step, repeats), seconds(passes, repeats)
+    run = _Run(options.shape, torch.device(options.device), options.repeats, options.quick)
+    sections: list[Section] = []
+    for name in options.only:
+        for section in _SECTIONS[name](run):
+            sections.append(section)
+            print(section.markdown(), flush=True)
+    command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
+    table.save(options.out, table.machine(run.device), command, sections)
+    print(f"written: {options.out / 'speed.md'}")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .augment import augment
-from .config import AugmentSettings
+from .augment import Augmentation, augment
 from .encoders import Encoder, encode
 from .seeding import generator
 
@@ -42,7 +41,7 @@ def encode_views(
     images: Sequence[Tensor],
     streams: Sequence[Stream],
     views: range,
-    settings: AugmentSettings,
+    settings: Augmentation,
     batch: int,
     tick: Callable[[], object] = lambda: None,
     dtype: torch.dtype = torch.float32,

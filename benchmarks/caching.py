@@ -1,0 +1,52 @@
+"""The cache stage against the bare encoder on random images of the same shape, in one run."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+
+from clpdd.config import CacheSettings
+from clpdd.datasets import index_arrays
+from clpdd.encoders import Encoder, encode
+from clpdd.features import cache_features
+
+from .clock import seconds
+from .table import Section
+
+__all__ = ["caching"]
+
+
+def caching(device: torch.device, models: dict[str, tuple[int, int]]) -> Section:
+    """Images per second of the stage and of the encoder alone; ``models``: name -> (pixels, images)."""
+    columns = ["encoder", "images", "bare encoder, images/s", "cache stage, images/s", "cache / bare"]
+    section = Section("Feature caching: PNG images of the encoder's size, decoded, encoded, written", columns)
+    for name, (size, count) in models.items():
+        encoder = Encoder(name, timm.create_model(name, num_classes=0), size).to(device)
+        bare, stage = _rates(encoder, count)
+        section.add(f"{name}, {size} px", count, bare, stage, stage / bare)
+    section.notes.append("Decoding shares the cores with the encoder here; on a GPU it runs beside it.")
+    return section
+
+
+def _rates(encoder: Encoder, count: int) -> tuple[float, float]:
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 256, (count, encoder.size // 8, encoder.size // 8, 3), dtype=np.uint8)
+    images = small.repeat(8, axis=1).repeat(8, axis=2)  # compresses like a picture, not like noise
+    settings = CacheSettings()
+    with tempfile.TemporaryDirectory() as folder:
+        index_arrays({"train": (images, np.arange(count) % 2)}, ["one", "other"], Path(folder) / "index")
+        index = Path(folder) / "index" / "train.parquet"
+        taken: list[float] = []
+        for attempt in range(2):  # the first warms up
+            root = Path(folder) / str(attempt)
+            cache_features(
+                index, encoder, settings, root / "train.zarr", root / "work",
+                measured=lambda _, spent: taken.append(spent),
+            )  # fmt: skip
+    pixels = torch.randint(256, (settings.batch_size, 3, encoder.size, encoder.size), dtype=torch.uint8)
+    (bare,) = seconds([lambda: encode(encoder, pixels, len(pixels))], encoder.mean.device, 5)
+    return len(pixels) / bare, count / taken[-1]

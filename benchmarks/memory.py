@@ -1,0 +1,86 @@
+"""Peak memory of a step, every point in a process of its own: ``python -m benchmarks.memory SHAPE ...`` prints JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clpdd.state import state_bytes
+from clpdd.synthetic import pyramid_resolutions
+
+from .shape import SHAPES, Problem
+from .steps import take
+from .table import Section
+
+__all__ = ["memory"]
+
+_MB = 2**20
+
+
+def memory(shape: str, device: torch.device, counts: Sequence[int], limit: int) -> Section:
+    """Peak memory of CLP-DD by number of images, and of LGM up to ``limit`` images (its graph grows with them)."""
+    title = f"Peak memory: {SHAPES[shape].model}, {SHAPES[shape].size} px, {SHAPES[shape].views} views"
+    what = "device" if device.type == "cuda" else "resident set"
+    columns = ["method", "images", f"peak ({what}), MB", "levels and moments, MB", "peak less levels and moments, MB"]
+    section = Section(title, columns)
+    for method, counted in (("clp", counts), ("lgm", [n for n in counts if n <= limit])):
+        for count in counted:
+            read = _in_a_process(shape, device, method, count)
+            rest = read["peak"] - (read["state"] if read["state_on_device"] else 0)
+            section.add(method, count, read["peak"] / _MB, read["state"] / _MB, rest / _MB)
+    section.notes.append("LGM with the graph of all its views, as published. Each row is one step in a fresh process.")
+    return section
+
+
+def _in_a_process(shape: str, device: torch.device, method: str, count: int) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.memory", shape, str(device), method, str(count)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} left with {done.returncode}: {done.stderr[-2000:]}")
+    read: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return read
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("device")
+    parser.add_argument("method", choices=["clp", "lgm"])
+    parser.add_argument("images", type=int)
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    shape = SHAPES[options.shape].with_images(options.images)
+    problem = Problem(shape, device)
+    take(problem, 0, options.method, len(problem.labels) if options.method == "lgm" else None)
+    home = problem.images.parameterisation.home
+    print(
+        json.dumps(
+            {
+                "peak": _peak(device),
+                "state": state_bytes(options.images, pyramid_resolutions(shape.size)),
+                "state_on_device": home.type == device.type,
+            }
+        )
+    )
+
+
+def _peak(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "darwin":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # getrusage would tell the peak of the process that started this one where that is higher
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,158 @@
+"""The size of a problem, and everything a step needs at that size, made of random numbers: speed ignores their values.
+
+Imports torch, timm and numpy alone, so that it runs on a machine that has nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import timm
+import torch
+from torch import Tensor
+
+from clpdd.encoders import Encoder
+from clpdd.engine import Views
+from clpdd.matching import classifier_gradient, match_loss, random_classifier
+from clpdd.objectives import outer_loss
+from clpdd.precision import batch_that_fits, encoder_call
+from clpdd.ridge import centred_one_hot, solve
+from clpdd.seeding import generator
+from clpdd.state import ImageState, state_home
+from clpdd.synthetic import Parameterisation, pyramid_resolutions
+
+__all__ = ["DSA", "SHAPES", "Problem", "Shape"]
+
+
+@dataclass(frozen=True)
+class DSA:
+    """The augmentation of the field: flip, crop and noise."""
+
+    flip: float = 0.5
+    crop: bool = True
+    crop_area: tuple[float, float] = (0.08, 1.0)
+    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    noise: float = 0.0
+    noise_mean: float = 0.5
+    noise_std: float = 0.2
+
+
+@dataclass(frozen=True)
+class Shape:
+    """``classes`` images of ``size`` pixels, ``views`` views of each, scored on ``outer`` of ``real`` features."""
+
+    model: str
+    size: int
+    classes: int
+    views: int
+    real: int = 50_000
+    outer: int = 4096
+    batch: int | None = None  # views per encoder pass; what fits when None
+
+    def with_images(self, count: int) -> Shape:
+        """The same with another number of images."""
+        return replace(self, classes=count)
+
+
+SHAPES = {
+    "small": Shape("clpdd_resnet14", 64, 100, 3),
+    "vit": Shape("vit_base_patch16_224", 224, 24, 1, batch=12),
+    "imagenet1k": Shape("vit_base_patch16_224", 224, 1000, 3, real=1_281_167),
+}
+"""By name: minutes on a CPU; the proportions of ImageNet-1K on a CPU; ImageNet-1K, for a GPU."""
+
+
+class Problem:
+    """One step of CLP-DD and one of LGM at a shape, on the library's own engine.
+
+    Attributes:
+        encoder: the model with random weights.
+        batch: views per encoder pass.
+    """
+
+    def __init__(self, shape: Shape, device: torch.device, precision: str = "auto") -> None:
+        torch.manual_seed(0)
+        self.shape, self.device = shape, device
+        model = timm.create_model(shape.model, num_classes=0)
+        self.encoder = Encoder(shape.model, model, shape.size).to(device)
+        self.encode = encoder_call(self.encoder, precision)
+        self.batch = shape.batch or batch_that_fits(self.encoder, precision)
+        self.labels = torch.arange(shape.classes, device=device).repeat(shape.views)
+
+    @cached_property
+    def images(self) -> ImageState:
+        """Complete pyramids."""
+        n, size = self.shape.classes, self.shape.size
+        home = state_home(n, pyramid_resolutions(size), self.device, "auto")
+        made = Parameterisation(
+            n, size, pyramid=True, decorrelate=True, start="zero", seed=0, device=self.device, home=home
+        )
+        while not made.complete:
+            made.extend()
+        return ImageState(made)
+
+    def views(self, number: int) -> Views:
+        """The views of a step."""
+        shape = self.shape
+        return Views(shape.classes, shape.views, shape.size, DSA(), 0, ("augment", number), self.device)
+
+    # -- CLP-DD ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _real(self) -> tuple[Tensor, Tensor]:
+        dtype = torch.float32 if self.shape.real * self.encoder.dim * 4 < 2**31 else torch.float16
+        features = torch.empty(self.shape.real, self.encoder.dim, dtype=dtype, device=self.device).normal_()
+        return features, torch.randint(self.shape.classes, (self.shape.real,), device=self.device)
+
+    def closed_form(self, number: int) -> Callable[[Tensor], Tensor]:
+        """The loss of CLP-DD: solve, and score on a mini-batch of resident real features."""
+        features, labels = self._real
+        rows = torch.randint(len(labels), (self.shape.outer,), generator=generator(0, "outer", number)).to(self.device)
+
+        def loss(Z: Tensor) -> Tensor:
+            Y = centred_one_hot(self.labels, self.shape.classes)
+            return outer_loss(solve(Z, Y, 3.0), features[rows].float(), labels[rows], "cross_entropy", 0.05)
+
+        return loss
+
+    # -- LGM -------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _decoded(self) -> Tensor:
+        """Real images of one step, decoded already: loading is not counted."""
+        count, size = self.shape.classes * self.shape.views, self.shape.size
+        return torch.randint(256, (count, 3, size, size), dtype=torch.uint8)
+
+    def matching(self, number: int) -> Callable[[Tensor], Tensor]:
+        """The loss of LGM: a fresh classifier, a fresh real batch augmented and encoded, two gradients compared."""
+        weight, bias = (
+            part.to(self.device) for part in random_classifier(self.shape.classes, self.encoder.dim, 0, number)
+        )
+        real = self._real_gradient(number, weight, bias)
+        return lambda Z: match_loss(real, classifier_gradient(Z, self.labels, weight, bias))
+
+    @torch.no_grad()
+    def _real_gradient(self, number: int, weight: Tensor, bias: Tensor) -> Tensor:
+        images = self._decoded
+        views = Views(len(images), 1, self.shape.size, DSA(), 0, ("augment real", number), self.device)
+        parts = []
+        for start in range(0, len(images), self.batch):
+            pixels = images[start : start + self.batch].to(self.device).float() / 255
+            parts.append(self.encode(views.of(pixels, range(start, start + len(pixels)))))
+        return classifier_gradient(torch.cat(parts), self.labels, weight, bias)
+
+    # -- what no step can do without -------------------------------------------------------------------------------
+
+    def bare(self, batch: int | None = None) -> None:
+        """The encoder's passes alone over as many random views: forward and input gradient, in as many passes."""
+        total, batch = len(self.labels), batch or self.batch
+        pixels = torch.rand(min(batch, total), 3, self.shape.size, self.shape.size, device=self.device)
+        for start in range(0, total, batch):
+            part = pixels[: total - start]
+            if total > batch:
+                with torch.no_grad():
+                    self.encode(part)
+            leaf = part.requires_grad_()
+            torch.autograd.grad(self.encode(leaf).sum(), leaf)
