@@ -38,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
+    _prepare(add)
     add("index", _index, "labelled images to a Parquet index of each split")
     add("cache", _cache, "every split through a frozen encoder into Zarr").add_argument(
         "--encoder", required=True, help="name in encoders"
@@ -66,6 +67,15 @@ def build_parser() -> argparse.ArgumentParser:
     pretrain.add_argument("--architecture", default="clpdd_resnet14", help="timm model name")
     pretrain.add_argument("--epochs", type=int, default=30, help="passes over the images (default: 30)")
     return parser
+
+
+def _prepare(add: Callable[..., argparse.ArgumentParser]) -> None:
+    preset = add("preset", _preset, "write a preset into the settings file, or list them with their expected cost")
+    preset.add_argument("name", nargs="?", help="DATASET-ENCODER; without it, presets are listed")
+    preset.add_argument("--presets", type=Path, default=Path("presets"), help="folder of presets (default: presets)")
+    preset.add_argument("--root", help="folder the dataset's files lie in (default: the preset's)")
+    text = "walk the settings through every stage with random weights: shapes, one step, speed, expected cost"
+    add("dry-run", _dry_run, text)
 
 
 def _hand_over(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -140,6 +150,35 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 # Each command imports what it needs: `clpdd --help` and refusals of bad settings must not wait for torch.
+
+
+def _preset(options: argparse.Namespace) -> None:
+    from .config import parse_settings
+    from .cost import ASSUMED, described, estimate
+    from .presets import apply_preset, preset, preset_names
+
+    if options.name:
+        settings = apply_preset(options.name, options.params, options.presets, options.root)
+        print(f"{options.params} now holds {options.name}: {described(estimate(settings))}")
+    else:
+        for name in preset_names(options.presets):
+            print(f"{name:<34}{described(estimate(parse_settings(preset(name, options.presets))))}")
+    print(
+        f"(estimated for {ASSUMED / 1e12:.0f} T multiply-accumulates a second; `clpdd dry-run` measures this machine)"
+    )
+
+
+def _dry_run(options: argparse.Namespace) -> None:
+    import tempfile
+
+    from .config import load_settings
+    from .cost import described
+    from .dryrun import dry_run
+
+    settings = load_settings(options.params)
+    with tempfile.TemporaryDirectory(prefix="clpdd-dry-run-") as folder:
+        _, cost = dry_run(settings, Path(folder))
+    print(f"expected at that speed: {described(cost)}")
 
 
 def _index(options: argparse.Namespace) -> None:

@@ -20,7 +20,7 @@ from .errors import ArtifactError, ResourceError, SettingsError
 from .files import explain_memory_errors, sha256_bytes
 from .resample import resize
 
-__all__ = ["Encoder", "encode", "load_encoder", "resolve_device"]
+__all__ = ["Encoder", "architecture_of", "encode", "load_encoder", "resolve_device"]
 
 
 class Encoder(nn.Module):
@@ -135,6 +135,8 @@ def load_encoder(
     weights: str | Path | None = None,
     image_size: int | None = None,
     device: torch.device | str = "auto",
+    untrained: int | None = None,
+    arguments: dict[str, Any] | None = None,
 ) -> Encoder:
     """Build a frozen encoder.
 
@@ -144,23 +146,20 @@ def load_encoder(
         weights: a local ``.safetensors`` file instead of timm's pre-trained weights. Nothing that unpickles is read.
         image_size: input side in pixels; ``None`` takes the model's own. ViTs resize their position embeddings.
         device: where to put it.
+        untrained: seed of random weights in place of any others; ``None`` loads weights.
+        arguments: further ones for the model's constructor.
 
     Raises:
         SettingsError: unknown model name (near names are listed) or an image size that the model refuses.
         ArtifactError: weights that cannot be had, are not safetensors, or do not fit the model.
     """
-    architecture = model or name
-    known = architecture.split(".")[0]
-    if ":" not in architecture and not timm.is_model(known):
-        near = difflib.get_close_matches(architecture, timm.list_models() + timm.list_pretrained(), n=5, cutoff=0.5)
-        hint = f"near names: {', '.join(near)}" if near else "timm.list_models() lists them all"
-        raise SettingsError(f"encoders: timm has no model named {architecture!r}; {hint}")
-    arguments: dict[str, Any] = {"num_classes": 0, "pretrained": weights is None}
+    architecture, own = architecture_of(model or name, image_size)
     size = _input_size(architecture, image_size)
-    if image_size is not None and known.startswith(("vit", "eva", "deit", "beit", "swin")):
-        arguments["img_size"] = image_size
+    pretrained = weights is None and untrained is None
     try:
-        built = timm.create_model(architecture, **arguments)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(untrained or 0)
+            built = timm.create_model(architecture, num_classes=0, pretrained=pretrained, **own, **(arguments or {}))
     except (OSError, RuntimeError, ValueError, TypeError, AssertionError) as error:
         raise _explain_build(architecture, image_size, error) from error
     if weights is not None:
@@ -175,6 +174,20 @@ def load_encoder(
         raise SettingsError(
             f"encoder {name!r} ({architecture}) cannot be used at image size {size or _native_size(built)}: {said}"
         ) from error
+
+
+def architecture_of(name: str, image_size: int | None) -> tuple[str, dict[str, Any]]:
+    """A timm model's name and what its constructor needs for an image size.
+
+    Raises ``SettingsError`` for an unknown one, listing near names.
+    """
+    known = name.split(".")[0]
+    if ":" not in name and not timm.is_model(known):
+        near = difflib.get_close_matches(name, timm.list_models() + timm.list_pretrained(), n=5, cutoff=0.5)
+        hint = f"near names: {', '.join(near)}" if near else "timm.list_models() lists them all"
+        raise SettingsError(f"encoders: timm has no model named {name!r}; {hint}")
+    sized = image_size is not None and known.startswith(("vit", "eva", "deit", "beit", "swin"))
+    return name, {"img_size": image_size} if sized else {}
 
 
 def _native_size(model: nn.Module) -> int:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedSeq
 
 from clpdd.config import load_settings, parse_settings
+from clpdd.config.editing import editor, plain
 from clpdd.errors import SettingsError
 from clpdd.files import write_bytes
 
@@ -47,11 +46,11 @@ def apply_overrides(root: Path, overrides: Sequence[str]) -> bool:
     if not overrides:
         return False
     before = path.read_text(encoding="utf-8")
-    document = _editor().load(before) or {}
+    document = editor().load(before) or {}
     for override in overrides:
         _set(document, override)
     stream = io.StringIO()
-    _editor().dump(document, stream)
+    editor().dump(document, stream)
     after = stream.getvalue()
     values = yaml.safe_load(after)
     parse_settings(values, source=f"{PARAMETERS} with the overrides")
@@ -70,17 +69,4 @@ def _set(document: Any, override: str) -> None:
         section = section[key]
         if not isinstance(section, dict):
             raise SettingsError(f"the override {override!r}: {'.'.join(keys[:depth])} holds a value, not a section")
-    if isinstance(value, list):
-        value = CommentedSeq(value)
-        value.fa.set_flow_style()
-    section[keys[-1]] = value
-
-
-def _editor() -> YAML:
-    editor = YAML()
-    editor.preserve_quotes = True
-    editor.width = 4096
-    editor.representer.add_representer(
-        type(None), lambda representer, value: representer.represent_scalar("tag:yaml.org,2002:null", "null")
-    )
-    return editor
+    section[keys[-1]] = plain(value) if isinstance(value, list) else value

@@ -1,0 +1,195 @@
+"""Every preset: sound settings, an index of a true layout, one step with its own architecture on random weights."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from clpdd.cli import main
+from clpdd.config import Settings, entry, load_settings, parse_settings
+from clpdd.config.editing import edited
+from clpdd.cost import encoder_pass, estimate
+from clpdd.datasets import Index, build_index
+from clpdd.dryrun import dry_run
+from clpdd.errors import SettingsError
+from clpdd.presets import apply_preset, preset, preset_names
+
+from .trees import TREES, table
+
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "presets"
+DATASETS = sorted(path.stem for path in (FOLDER / "datasets").glob("*.yaml"))
+ENCODERS = sorted(path.stem for path in (FOLDER / "encoders").glob("*.yaml"))
+
+
+def keys(values: Any, prefix: str = "") -> set[str]:
+    if not isinstance(values, dict) or prefix == "encoder_options":
+        return {prefix}
+    return {key for name, inner in values.items() for key in keys(inner, f"{prefix}.{name}" if prefix else name)}
+
+
+@pytest.fixture
+def params(tmp_path: Path) -> Path:
+    return Path(shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml"))
+
+
+def test_the_papers_presets_are_there() -> None:
+    names = preset_names(FOLDER)
+    papers = ("clip", "dinov2", "eva02", "mocov3", "dinov3", "siglip2", "mae")
+    wanted = {f"{d}-{e}" for d in ("imagenet1k", "imagenet100", "waterbirds", "spawrious") for e in papers}
+    assert wanted | {"cifar10-resnet14", "tiny-imagenet-100-resnet14", "digits-resnet14"} <= set(names)
+
+
+def test_halves_of_a_kind_set_the_same_keys_so_that_none_leaves_anything_behind() -> None:
+    for kind in ("datasets", "encoders"):
+        sets = {p.name: keys(yaml.safe_load(p.read_text())) for p in (FOLDER / kind).glob("*.yaml")}
+        assert len({frozenset(found) for found in sets.values()}) == 1, kind
+
+
+@pytest.mark.parametrize("name", ["imagenet1k-dinov2", "spawrious-eva02", "tiny-imagenet-100-mocov3"])
+def test_a_preset_is_written_whole_and_the_default_one_brings_the_shipped_settings_back(
+    params: Path, name: str
+) -> None:
+    before = params.read_text()
+    settings = apply_preset(name, params, FOLDER)
+    assert settings == load_settings(params)
+    assert settings.encoders == [name.rpartition("-")[2]]
+    assert settings.dataset.name == preset(name, FOLDER)["dataset"]["name"]
+    comments = [line.partition("# ")[2] for line in before.splitlines()]
+    assert [line.partition("# ")[2] for line in params.read_text().splitlines()] == comments
+    assert apply_preset("digits-resnet14", params, FOLDER) == load_settings(ROOT / "params.yaml")
+
+
+def test_settings_a_preset_does_not_name_stay_as_they_are(params: Path) -> None:
+    params.write_text("distill:\n  steps: 7  # few\nmethods:\n  - clp  # mine\n")
+    settings = apply_preset("waterbirds-clip", params, FOLDER, root="~/birds")
+    assert (settings.distill.steps, settings.methods, settings.dataset.root) == (7, ["clp"], "~/birds")
+    assert "# few" in params.read_text()
+    assert "# mine" in params.read_text()
+
+
+def test_unknown_presets_and_unsound_files_are_refused_and_nothing_is_written(params: Path) -> None:
+    before = params.read_text()
+    with pytest.raises(SettingsError, match="no preset 'imagenet1k-dino'"):
+        apply_preset("imagenet1k-dino", params, FOLDER)
+    with pytest.raises(SettingsError, match="holds no presets"):
+        preset_names(params.parent)
+    assert params.read_text() == before
+    params.write_text("distill: {stepz: 1}\n")
+    with pytest.raises(SettingsError, match="did you mean steps"):
+        apply_preset("digits-clip", params, FOLDER)
+    assert params.read_text() == "distill: {stepz: 1}\n"
+
+
+def test_editing_replaces_values_and_keeps_the_rest() -> None:
+    text = "a: 1  # one\nb:\n  c: [1, 2]  # two\n  d: 3\n"
+    out = edited(text, {"b": {"c": [5], "e": None}, "f": {"g": {"h": 1}}})
+    assert yaml.safe_load(out) == {"a": 1, "b": {"c": [5], "d": 3, "e": None}, "f": {"g": {"h": 1}}}
+    assert "# one" in out
+    assert "# two" in out
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_every_dataset_half_indexes_a_tree_in_its_true_layout(tmp_path: Path, dataset: str) -> None:
+    changes = preset(f"{dataset}-resnet14", FOLDER)
+    settings = parse_settings(changes).dataset
+    layout, root = entry(settings.name).layout, tmp_path / (settings.root or "")
+    if layout == "parquet":
+        for split, count in (("train", 6), ("test", 2)):
+            names = [f"class {k}" for k in range(3)]
+            path = tmp_path / f"images/tiny-imagenet-100-{split}.parquet"
+            table(path, [k % 3 for k in range(3 * count)], ("image", "label"), names)
+    elif layout != "digits":
+        TREES[settings.name](root, settings.name, 2)
+    paths = build_index(settings, 0, tmp_path / "index", base=tmp_path)
+    found = {split: Index.open(path) for split, path in paths.items()}
+    assert all(index.dataset == (settings.title or settings.name) for index in found.values())
+    if classes := entry(settings.name).classes:
+        assert len(found["train"].class_names) == classes
+        assert set(found["train"].labels) == set(range(classes))
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_every_encoder_half_walks_one_step_on_random_weights(tmp_path: Path, encoder: str) -> None:
+    settings = parse_settings(preset(f"imagenet100-{encoder}", FOLDER))
+    # one block of each transformer: its input size, embeddings, pooling and normalisation are the true ones
+    arguments = None if encoder == "resnet14" else {"depth": 1}
+    ((walk,), cost) = dry_run(settings, tmp_path, arguments=arguments, tell=lambda _: None)
+    assert (walk.size, walk.dim) == ((64, 768) if encoder == "resnet14" else (224, 768))
+    assert walk.made == {"clp": (2, 3, walk.size, walk.size)}
+    assert cost is not None
+    assert cost.images == 126_689 + 5_000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("CLPDD_WHOLE_ENCODERS" not in os.environ, reason="takes minutes: set CLPDD_WHOLE_ENCODERS")
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_whole_encoders_walk_too(tmp_path: Path, encoder: str) -> None:
+    ((walk,), _) = dry_run(parse_settings(preset(f"imagenet1k-{encoder}", FOLDER)), tmp_path)
+    assert walk.made
+
+
+# -- cost --------------------------------------------------------------------------------------------------------------
+
+
+def test_passes_are_counted_on_the_architecture() -> None:
+    known = encoder_pass("vit_base_patch16_clip_224.openai")
+    tokens, width, blocks = 14 * 14 + 1, 768, 12
+    dense = tokens * blocks * 12 * width**2 + (tokens - 1) * width * 3 * 16**2
+    attention = blocks * 2 * tokens**2 * width
+    assert known.macs == pytest.approx(dense + attention, rel=0.01)
+    assert (known.dim, known.size) == (width, 224)
+    assert (
+        encoder_pass("vit_base_patch14_dinov2.lvd142m", 224).macs
+        < encoder_pass("vit_base_patch14_dinov2.lvd142m").macs / 5
+    )
+
+
+def test_costs_follow_the_settings() -> None:
+    def cost(**distill: Any) -> Any:
+        return estimate(parse_settings({"dataset": {"name": "imagenet-1k", "root": "x"}, "distill": distill}), 1e12)
+
+    base = cost(steps=100, augmentations=2)
+    assert base.passes["distill"] == 2 * 1000 * 2 * 100  # there and back, classes, views, steps
+    assert base.images == 1_331_167
+    assert cost(steps=300, augmentations=2).seconds["distill"] == pytest.approx(3 * base.seconds["distill"])
+    assert cost(steps=100, augmentations=2, encoder_batch=64).memory < base.memory
+    assert estimate(Settings.model_validate({"dataset": {"name": "folder", "train": "x"}})) is None
+
+
+# -- commands ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_lists_and_writes_presets(
+    params: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--params", str(params), "preset", "--presets", str(FOLDER)]
+    assert main(options) == 0
+    listed = capsys.readouterr().out
+    assert all(f"{name} " in listed for name in preset_names(FOLDER))
+    assert main([*options, "waterbirds-clip", "--root", "/birds"]) == 0
+    assert load_settings(params).dataset.root == "/birds"
+    assert main([*options, "waterbirds-klip"]) == 2
+
+
+def test_dvc_reads_the_matrix_from_what_a_preset_wrote(params: Path) -> None:
+    shutil.copy(ROOT / "dvc.yaml", params.parent / "dvc.yaml")
+    apply_preset("cifar10-siglip2", params, FOLDER)
+
+    def dvc(*command: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", *command], cwd=params.parent, capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    dvc("init", "-q", "--no-scm")
+    stages = dvc("stage", "list", "--name-only").split()
+    assert {"cache@siglip2", "kernels@siglip2", "distill@siglip2-clp"} <= set(stages)
+    assert not [stage for stage in stages if "clpdd_resnet14" in stage]
