@@ -20,6 +20,7 @@ from manual.columns import columns
 from manual.commands import commands_reference
 from manual.equations import draw_equations
 from manual.network import outside_requests
+from manual.presets import presets_reference
 from manual.settings import settings_reference
 from manual.stages import stages_reference
 from manual.variants import variants_reference
@@ -32,6 +33,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "python": api_reference,
     "index-columns": lambda: columns(INDEX),
     "results-columns": lambda: columns(RESULTS),
+    "presets": lambda: presets_reference(ROOT / "presets"),
     "stages": lambda: stages_reference(ROOT / "dvc.yaml"),
     "variants": variants_reference,
 }

@@ -19,6 +19,7 @@ from clpdd.errors import ClpddError
 from manual.commands import commands, commands_reference
 from manual.comments import read_comments
 from manual.network import outside_requests
+from manual.presets import presets_reference
 from manual.settings import entries, settings_reference
 from manual.stages import stages_reference
 from manual.variants import variants_reference
@@ -71,6 +72,14 @@ def test_stages_and_variants_are_those_of_the_pipeline() -> None:
     variants = variants_reference()
     assert [name for name in BUILT_IN if f"<td><code>{name}</code></td>" not in variants] == []
     assert "<code>augment.crop: false</code>" in variants
+
+
+def test_every_preset_says_what_it_is() -> None:
+    files = sorted((ROOT / "presets").glob("*/*.yaml"))
+    assert files
+    assert [path.name for path in files if not path.read_text(encoding="utf-8").startswith("# ")] == []
+    text = presets_reference(ROOT / "presets")
+    assert all(f"<code>{path.stem}</code>" in text for path in files)
 
 
 def test_the_table_of_exit_codes_is_that_of_the_errors() -> None:
