@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ from .table import Section
 __all__ = ["memory"]
 
 _MB = 2**20
+_BATCH, _CLASSES = 64, 100  # the same for every number of images, so that nothing else differs
 
 
 def memory(shape: str, device: torch.device, counts: Sequence[int], limit: int) -> Section:
     """Peak memory of CLP-DD by number of images, and of LGM up to ``limit`` images (its graph grows with them)."""
-    title = f"Peak memory: {SHAPES[shape].model}, {SHAPES[shape].size} px, {SHAPES[shape].views} views"
+    about = SHAPES[shape]
+    title = f"Peak memory: {about.model}, {about.size} px, passes of {_BATCH} views, one view of every image"
     what = "device" if device.type == "cuda" else "resident set"
     columns = ["method", "images", f"peak ({what}), MB", "levels and moments, MB", "peak less levels and moments, MB"]
     section = Section(title, columns)
@@ -57,7 +60,8 @@ def _main() -> None:
     parser.add_argument("images", type=int)
     options = parser.parse_args()
     device = torch.device(options.device)
-    shape = SHAPES[options.shape].with_images(options.images)
+    shape = replace(SHAPES[options.shape], views=1, batch=_BATCH)
+    shape = shape.with_images(options.images, classes=min(options.images, _CLASSES))
     problem = Problem(shape, device)
     take(problem, 0, options.method, len(problem.labels) if options.method == "lgm" else None)
     home = problem.images.parameterisation.home

@@ -41,7 +41,7 @@ class DSA:
 
 @dataclass(frozen=True)
 class Shape:
-    """``classes`` images of ``size`` pixels, ``views`` views of each, scored on ``outer`` of ``real`` features."""
+    """``per_class`` images of ``classes``, of ``size`` pixels, ``views`` views each, scored on ``outer`` features."""
 
     model: str
     size: int
@@ -50,10 +50,17 @@ class Shape:
     real: int = 50_000
     outer: int = 4096
     batch: int | None = None  # views per encoder pass; what fits when None
+    per_class: int = 1
 
-    def with_images(self, count: int) -> Shape:
-        """The same with another number of images."""
-        return replace(self, classes=count)
+    @property
+    def images(self) -> int:
+        """Number of synthetic images."""
+        return self.classes * self.per_class
+
+    def with_images(self, count: int, *, classes: int | None = None) -> Shape:
+        """The same with another number of images: one of each class, or as many of each of ``classes``."""
+        classes = classes or count
+        return replace(self, classes=classes, per_class=count // classes)
 
 
 SHAPES = {
@@ -79,12 +86,12 @@ class Problem:
         self.encoder = Encoder(shape.model, model, shape.size).to(device)
         self.encode = encoder_call(self.encoder, precision)
         self.batch = shape.batch or batch_that_fits(self.encoder, precision)
-        self.labels = torch.arange(shape.classes, device=device).repeat(shape.views)
+        self.labels = torch.arange(shape.classes, device=device).repeat(shape.per_class * shape.views)
 
     @cached_property
     def images(self) -> ImageState:
         """Complete pyramids."""
-        n, size = self.shape.classes, self.shape.size
+        n, size = self.shape.images, self.shape.size
         home = state_home(n, pyramid_resolutions(size), self.device, "auto")
         made = Parameterisation(
             n, size, pyramid=True, decorrelate=True, start="zero", seed=0, device=self.device, home=home
@@ -96,7 +103,7 @@ class Problem:
     def views(self, number: int) -> Views:
         """The views of a step."""
         shape = self.shape
-        return Views(shape.classes, shape.views, shape.size, DSA(), 0, ("augment", number), self.device)
+        return Views(shape.images, shape.views, shape.size, DSA(), 0, ("augment", number), self.device)
 
     # -- CLP-DD ----------------------------------------------------------------------------------------------------
 
@@ -122,7 +129,7 @@ class Problem:
     @cached_property
     def _decoded(self) -> Tensor:
         """Real images of one step, decoded already: loading is not counted."""
-        count, size = self.shape.classes * self.shape.views, self.shape.size
+        count, size = self.shape.images * self.shape.views, self.shape.size
         return torch.randint(256, (count, 3, size, size), dtype=torch.uint8)
 
     def matching(self, number: int) -> Callable[[Tensor], Tensor]:

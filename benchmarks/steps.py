@@ -73,7 +73,7 @@ def scaling(shapes: Sequence[tuple[Shape, Problem]], repeats: int) -> Section:
 
 
 def _name(shape: Shape) -> str:
-    return f"{shape.model}, {shape.size} px, {shape.classes} images x {shape.views} views"
+    return f"{shape.model}, {shape.size} px, {shape.images} images x {shape.views} views"
 
 
 # -- a step under watch ------------------------------------------------------------------------------------------------

@@ -198,9 +198,15 @@ def _groups(count: int, batch: int) -> Iterator[range]:
 @torch.no_grad()
 def features(encode: Encode, images: Images[ChunkT], views: Views, batch: int) -> Tensor:
     """Features ``(count * n, d)`` of all views, view by view, without a graph."""
-    parts = []
+    made: Tensor | None = None  # filled in place: joining parts would hold everything twice
+    done = 0
     for chunk in images.chunks(max(1, batch // views.count)):
         pixels = images.decode(chunk.levels)
-        encoded = [encode(views.of(pixels, chunk.rows, some)) for some in _groups(views.count, batch)]
-        parts.append(torch.cat(encoded).view(views.count, len(pixels), -1))
-    return torch.cat(parts, dim=1).flatten(0, 1)
+        for some in _groups(views.count, batch):
+            Z = encode(views.of(pixels, chunk.rows, some)).view(len(some), len(pixels), -1)
+            if made is None:
+                made = Z.new_empty(views.count, len(images), Z.shape[-1])
+            made[some.start : some.stop, done : done + len(pixels)] = Z
+        done += len(pixels)
+    assert made is not None
+    return made.flatten(0, 1)

@@ -44,10 +44,11 @@ def solve(Z: Tensor, Y: Tensor, ridge: float) -> Tensor:
     with torch.autocast(Z.device.type, enabled=False):
         Z, Y = Z.to(dtype), Y.to(dtype)
         m, d = Z.shape
-        regularisation = ridge * Z.square().sum() / m
+        gram = Z @ Z.mT if m <= d else Z.mT @ Z
+        regularisation = ridge * gram.diagonal().sum() / m  # the same trace, whichever form
         if m <= d:
-            return Z.mT @ _solve_positive(Z @ Z.mT, regularisation, Y)
-        return _solve_positive(Z.mT @ Z, regularisation, Z.mT @ Y)
+            return Z.mT @ _solve_positive(gram, regularisation, Y)
+        return _solve_positive(gram, regularisation, Z.mT @ Y)
 
 
 def solve_normal(gram: Tensor, cross: Tensor, m: int, ridge: float) -> Tensor:

@@ -24,8 +24,8 @@ def problem(m: int, d: int, classes: int, seed: int = 0) -> tuple[torch.Tensor, 
 def test_dual_equals_primal_equals_scikit_learn(m: int, d: int, classes: int, ridge: float, seed: int) -> None:
     Z, Y = problem(m, d, classes, seed)
     absolute = ridge * float(Z.square().sum()) / m
-    dual = Z.T @ torch.linalg.solve(Z @ Z.T + absolute * torch.eye(m), Y)
-    primal = torch.linalg.solve(Z.T @ Z + absolute * torch.eye(d), Z.T @ Y)
+    dual = Z.T @ torch.linalg.solve(Z @ Z.T + absolute * torch.eye(m, dtype=torch.float64), Y)
+    primal = torch.linalg.solve(Z.T @ Z + absolute * torch.eye(d, dtype=torch.float64), Z.T @ Y)
     reference = Ridge(alpha=absolute, fit_intercept=False, solver="svd").fit(Z.numpy(), Y.numpy()).coef_.T
     W = solve(Z, Y, ridge)
     torch.testing.assert_close(W, dual, rtol=1e-7, atol=1e-9)
