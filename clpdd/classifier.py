@@ -117,7 +117,7 @@ def train_classifier(
         )  # (1, V, n, d)
     else:
         bank = encode_clean(encoder, chosen.images[None], settings.encoder_batch)[:, None]
-    labels = chosen.labels[None]
+    labels = chosen.targets[None]
     if protocol == "sgd":
         probes = fit_sgd(
             ViewBank(bank, [stream]),
@@ -129,7 +129,7 @@ def train_classifier(
         )
     elif protocol == "closed_form":
         Z = bank.flatten(1, 2)
-        probes = fit_ridge(Z, labels.repeat(1, bank.shape[1]), data.classes, Z[0].mean(0), settings.ridge)
+        probes = fit_ridge(Z, torch.cat([labels] * bank.shape[1], dim=1), data.classes, Z[0].mean(0), settings.ridge)
     else:
         raise SettingsError(f"protocol is {protocol!r}; it must be sgd or closed_form")
     used = settings.model_dump(mode="json", include={"views", "augment", "epochs", "learning_rate", "ridge"})

@@ -109,7 +109,7 @@ def estimate(settings: Settings, macs_per_second: float = ASSUMED) -> Cost | Non
         one = encoder_pass(options.model or name, options.image_size)
         own = {"cache": images, "distill": 0, "evaluate": 0}
         for method, distill in map(settings.variant, settings.methods):
-            made = known.classes * distill.images_per_class
+            made = distill.images(known.classes)
             views = made * distill.augmentations
             own["distill"] += _OPTIMISING.get(method, 0) * views * distill.steps
             draws = judged.random_draws if method == "random" else 1

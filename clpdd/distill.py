@@ -76,6 +76,7 @@ def distill(
         raise SettingsError(f"methods: unknown method {method!r}; known are {', '.join(METHODS)}")
     chosen = METHODS[method]
     opened = _open_inputs(index, train, validation, kernels, encoder)
+    settings.per_class(opened[0].class_names)  # refuses names that are no classes
     relevant = _relevant(settings, chosen.settings_used)
     parts = fingerprint(
         method=method,
@@ -166,7 +167,11 @@ def _open_inputs(
 
 def _relevant(settings: DistillSettings, used: tuple[str, ...] | None) -> dict[str, Any]:
     everything = settings.model_dump(mode="json", exclude=_WITHOUT_EFFECT)
-    return everything if used is None else {name: everything[name] for name in used}
+    if used is None:
+        return everything
+    if settings.labels == "probe" and "labels" in used:
+        used = (*used, "temperature")  # of the probe's predictions
+    return {name: everything[name] for name in used}
 
 
 def _replay(result: DistilledSet, on_progress: OnProgress) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ class DistilledSet:
             ``dataset``, ``images_per_class``; where they apply ``curves`` (``loss``, ``validation_top1``: lists of
             ``[step, value]``), ``sources`` (ids of the real images), ``validation_top1`` (percent), ``kept_step``.
         start: ``(n, 3, s, s)`` uint8 images the optimisation began with, or ``None``.
+        soft_labels: ``(n, C)`` float32 probabilities of the classes, on which probes are trained in place of
+            ``labels``; ``None``: the labels are hard.
         draw: ``(n,)`` int64: which independent draw of a random method an image belongs to; zeros elsewhere.
         frames: previews ``(h, w, 3)`` uint8 in order of their steps, for the timelapse.
     """
@@ -49,6 +51,7 @@ class DistilledSet:
     start: Tensor | None = None
     draw: Tensor | None = None
     frames: list[np.ndarray] = field(default_factory=list)
+    soft_labels: Tensor | None = None
 
     def __post_init__(self) -> None:
         n = len(self.images)
@@ -60,6 +63,15 @@ class DistilledSet:
             n and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < self.classes
         ):
             raise ArtifactError(f"labels must be ({n},) in [0, {self.classes})")
+        soft = self.soft_labels
+        if soft is not None and not (
+            soft.shape == (n, self.classes)
+            and soft.dtype == torch.float32
+            and bool((soft >= 0).all() and ((soft.sum(1) - 1).abs() < 1e-3).all())
+        ):
+            raise ArtifactError(
+                f"soft labels must be ({n}, {self.classes}) float32 probabilities, each row summing to 1"
+            )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -68,6 +80,11 @@ class DistilledSet:
     def classes(self) -> int:
         """Number of classes ``C``."""
         return len(self.class_names)
+
+    @property
+    def targets(self) -> Tensor:
+        """What probes are trained on: soft labels ``(n, C)`` where there are any, else the labels ``(n,)``."""
+        return self.labels if self.soft_labels is None else self.soft_labels
 
     @property
     def method(self) -> str:
@@ -87,7 +104,9 @@ class DistilledSet:
         parts = []
         for number in self.draw.unique().tolist():
             rows = self.draw == number
-            parts.append(DistilledSet(self.images[rows], self.labels[rows], self.class_names, self.info))
+            soft = None if self.soft_labels is None else self.soft_labels[rows]
+            images, labels = self.images[rows], self.labels[rows]
+            parts.append(DistilledSet(images, labels, self.class_names, self.info, soft_labels=soft))
         return parts
 
     # -- files -----------------------------------------------------------------------------------------------------
@@ -138,14 +157,16 @@ class DistilledSet:
             images = [_pixels(data, f"{folder}/data.parquet row {row}") for row, data in enumerate(encoded)]
             labels = torch.tensor(table["label"].to_pylist(), dtype=torch.int64)
             draw = torch.tensor(table["draw"].to_pylist(), dtype=torch.int64)
+            given = table["soft_label"].to_pylist() if "soft_label" in table.column_names else None
+            soft = None if given is None else torch.tensor(given, dtype=torch.float32).view(len(labels), -1)
         except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
             raise ArtifactError(f"{folder}/data.parquet cannot be read ({error}): distil again") from error
         pixels = _stack(images)
-        loaded = cls(pixels, labels, class_names, info, draw=draw)
+        loaded = cls(pixels, labels, class_names, info, draw=draw, soft_labels=soft)
         start = [folder / "start" / path for path in loaded._image_paths()]
         if start and all(path.is_file() for path in start):
             begun = _stack([_pixels(path.read_bytes(), str(path)) for path in start])
-            loaded = cls(pixels, labels, class_names, info, start=begun, draw=draw)
+            loaded = replace(loaded, start=begun)
         return loaded
 
     def _image_paths(self) -> list[str]:
@@ -208,14 +229,22 @@ def _gif(frames: list[np.ndarray]) -> bytes:
 
 def _parquet(encoded: list[bytes], data: DistilledSet) -> bytes:
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    features = {
+    features: dict[str, Any] = {
         "image": {"_type": "Image"},
         "label": {"names": data.class_names, "_type": "ClassLabel"},
         "draw": {"dtype": "int64", "_type": "Value"},
     }
     draw = data.draw if data.draw is not None else torch.zeros(len(data), dtype=torch.int64)
+    columns = [("image", image), ("label", pa.int64()), ("draw", pa.int64())]
+    if data.soft_labels is not None:
+        columns.append(("soft_label", pa.list_(pa.float32(), data.classes)))
+        features["soft_label"] = {
+            "feature": {"dtype": "float32", "_type": "Value"},
+            "length": data.classes,
+            "_type": "Sequence",
+        }
     schema = pa.schema(
-        [("image", image), ("label", pa.int64()), ("draw", pa.int64())],
+        columns,
         metadata={"huggingface": json.dumps({"info": {"features": features}}, sort_keys=True)},
     )
     rows = {
@@ -223,6 +252,8 @@ def _parquet(encoded: list[bytes], data: DistilledSet) -> bytes:
         "label": data.labels.tolist(),
         "draw": draw.tolist(),
     }
+    if data.soft_labels is not None:
+        rows["soft_label"] = data.soft_labels.tolist()
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(rows, schema=schema), sink, compression="none")
     return bytes(sink.getvalue().to_pybytes())
@@ -252,6 +283,11 @@ def _card(data: DistilledSet) -> str:
     ]
     if accuracy is not None:
         lines += [f"Top-1 of the closed-form probe on validation images: {accuracy:.2f} %.", ""]
+    if data.soft_labels is not None:
+        lines += [
+            "Probes are trained on `soft_label`, probabilities of the classes; `label` is the likeliest at first.",
+            "",
+        ]
     lines += [
         "## Use",
         "```python",

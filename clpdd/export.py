@@ -6,6 +6,7 @@ import io
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -24,6 +25,9 @@ def export(source: Path | str, form: str, target: Path | str) -> Path:
     - ``folder``: ``CLASS/000.png`` (torchvision's ``ImageFolder``), and ``classes.json`` beside the class folders;
     - ``webdataset``: one tar of ``NAME.png``, ``NAME.cls`` (the label) and ``NAME.json``;
     - ``safetensors``: ``images (n, 3, s, s)`` uint8 and ``labels (n,)`` int64, class names as metadata.
+
+    Soft labels go along: a column, ``soft_labels.json`` (file -> probabilities), ``soft_label`` in ``NAME.json``, a
+    tensor ``soft_labels (n, C)`` float32.
 
     Raises:
         ArtifactError: ``source`` is no distilled set, or holds no images (method ``full``).
@@ -55,14 +59,20 @@ def _folder(data: DistilledSet, source: Path, target: Path) -> None:
         name.split("/")[0]: data.class_names[label] for name, label in zip(_names(data), data.labels, strict=True)
     }
     write_json(target / "classes.json", folders)
+    if data.soft_labels is not None:
+        files = (f"{name}.png" for name in _names(data))
+        write_json(target / "soft_labels.json", dict(zip(files, data.soft_labels.tolist(), strict=True)))
 
 
 def _webdataset(data: DistilledSet, source: Path, target: Path) -> None:
     sink = io.BytesIO()
     with tarfile.open(fileobj=sink, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, image, label in zip(_names(data), data.images, data.labels.tolist(), strict=True):
-            facts = canonical_json({"label": label, "class": data.class_names[label]}).encode()
-            for suffix, content in (("cls", str(label).encode()), ("json", facts), ("png", png_bytes(image))):
+        for i, (name, image, label) in enumerate(zip(_names(data), data.images, data.labels.tolist(), strict=True)):
+            facts: dict[str, Any] = {"label": label, "class": data.class_names[label]}
+            if data.soft_labels is not None:
+                facts["soft_label"] = data.soft_labels[i].tolist()
+            told = canonical_json(facts).encode()
+            for suffix, content in (("cls", str(label).encode()), ("json", told), ("png", png_bytes(image))):
                 entry = tarfile.TarInfo(f"{name.replace('/', '-')}.{suffix}")  # no clock, no user: the same bytes
                 entry.size = len(content)
                 tar.addfile(entry, io.BytesIO(content))
@@ -73,6 +83,8 @@ def _safetensors(data: DistilledSet, source: Path, target: Path) -> None:
     facts = read_json(source / "distilled.json")
     facts = {key: facts.get(key) for key in ("class_names", "dataset", "method", "name", "encoder", "settings")}
     tensors = {"images": data.images.contiguous(), "labels": data.labels.to(torch.int64)}
+    if data.soft_labels is not None:
+        tensors["soft_labels"] = data.soft_labels.contiguous()
     write_bytes(target, save(tensors, metadata={"clpdd": canonical_json(facts)}))
 
 

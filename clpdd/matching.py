@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .labels import as_targets
 from .seeding import generator
 
 __all__ = ["classifier_gradient", "match_loss", "random_classifier"]
@@ -24,10 +25,10 @@ def classifier_gradient(Z: Tensor, labels: Tensor, weight: Tensor, bias: Tensor)
 
     Args:
         Z: features ``(m, d)``; the result is differentiable in them.
-        labels: ``(m,)`` int64.
+        labels: classes ``(m,)`` int64, or probabilities of them ``(m, C)``, in which the result is differentiable too.
         weight, bias: ``(C, d)`` and ``(C,)``.
     """
-    residual = F.linear(Z, weight, bias).softmax(1) - F.one_hot(labels, len(bias))
+    residual = F.linear(Z, weight, bias).softmax(1) - as_targets(labels, len(bias))
     residual = residual / len(Z)
     return torch.cat([(residual.T @ Z).flatten(), residual.sum(0)])
 

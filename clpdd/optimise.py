@@ -19,6 +19,7 @@ from .checkpoint import Checkpoint, load_latest, save_checkpoint
 from .distilled import DistilledSet, grid, png_bytes
 from .errors import NumericalError, Preempted
 from .files import explain_memory_errors, sha256_bytes, sha256_file, write_bytes
+from .labels import Targets
 from .preemption import StopRequest
 from .state import ImageState, StateChunk, state_home
 from .synthetic import Parameterisation, pyramid_resolutions
@@ -40,6 +41,10 @@ class Problem(Protocol):
 
     def validate(self, pictures: Tensor) -> float:
         """Top-1 in percent on validation data, of images ``(n, 3, s, s)`` uint8."""
+
+    @property
+    def targets(self) -> Targets:
+        """What the images stand for; learned ones have their gradient noted by ``step``."""
 
     @property
     def batch(self) -> int:
@@ -75,7 +80,7 @@ class _Loop:
         self.seconds = 0.0  # of the steps alone, over all attempts
         self.losses: list[float] = []
         self.scores: list[tuple[int, float]] = []
-        self.best: tuple[int, float, Tensor] | None = None
+        self.best: tuple[int, float, Tensor, Tensor | None] | None = None  # step, score, images, soft labels
         self.previews: dict[str, str] = {}  # file name -> SHA-256
         self.start = self._start_images()
         self.images = ImageState(self._parameterisation())
@@ -138,7 +143,7 @@ class _Loop:
         complete = self.images.parameterisation.complete
         if not complete and self.step > 0 and self.step % self.settings.extend_every == 0:
             self.images.extend()
-        self.images.begin(self._learning_rate())
+        self.images.begin(self.settings.learning_rate * self._decay())
         outcome = self.problem.step(self.images, self.step, self.images.update)
         loss, finite = torch.stack([outcome.loss.double(), outcome.finite.double()]).tolist()  # waits for the device
         if not finite:
@@ -146,13 +151,19 @@ class _Loop:
                 f"the loss is {loss} or its gradient is not finite at step {self.step}: lower distill.learning_rate, "
                 f"or raise distill.ridge or distill.temperature; the last checkpoint is kept"
             )
+        self.problem.targets.update(self.settings.label_learning_rate * self._decay())
         self.step += 1
         self.losses.append(loss)
 
-    def _learning_rate(self) -> float:
+    def _decay(self) -> float:
+        """What the schedule leaves of a learning rate."""
         if self.settings.schedule == "constant":
-            return self.settings.learning_rate
-        return self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * self.step / self.settings.steps))
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * self.step / self.settings.steps))
+
+    def _soft_labels(self) -> Tensor | None:
+        """``(n, C)`` on the CPU as they are now; ``None`` where labels are hard."""
+        return None if self.settings.labels == "hard" else self.problem.targets.probabilities.detach().cpu().clone()
 
     def _record(self) -> None:
         last = self.step == self.settings.steps
@@ -161,7 +172,7 @@ class _Loop:
             score = self.problem.validate(images)
             self.scores.append((self.step, score))
             if self.best is None or score > self.best[1] or self.settings.keep == "last":
-                self.best = (self.step, score, images)
+                self.best = (self.step, score, images, self._soft_labels())
             self._tell(self.step)
         if last or self.step % self.settings.preview_every == 0:
             self._preview()
@@ -171,8 +182,8 @@ class _Loop:
 
         if self.context.on_snapshot is not None and self.step in self.context.snapshots:
             images = self.images.pictures()
-            passes = [images_a_step * self.step for images_a_step in self.problem.cost]
-            self.context.on_snapshot(Snapshot(self.step, self.seconds, images, *passes))
+            forward, backward = (images_a_step * self.step for images_a_step in self.problem.cost)
+            self.context.on_snapshot(Snapshot(self.step, self.seconds, images, forward, backward, self._soft_labels()))
 
     def _readings(self) -> dict[str, str]:
         readings = {"loss": f"{self.losses[-1]:.4f}"}
@@ -197,13 +208,15 @@ class _Loop:
     # -- state -----------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        tensors = self.images.tensors()
+        tensors = self.images.tensors() | self.problem.targets.tensors()
         values: dict[str, Any] = {"updates": self.images.updates, "losses": self.losses, "scores": self.scores}
         values["seconds"] = self.seconds
         values["previews"] = self.previews
         if self.best is not None:
             values["best"] = list(self.best[:2])
             tensors["best"] = self.best[2]
+            if self.best[3] is not None:
+                tensors["best.labels"] = self.best[3]
         save_checkpoint(self.context.work / "checkpoints", Checkpoint(self.step, tensors, values))
 
     def restore(self) -> None:
@@ -217,8 +230,9 @@ class _Loop:
         self.step, self.losses, self.seconds = checkpoint.step, values["losses"], values["seconds"]
         self.scores = [(step, score) for step, score in values["scores"]]
         self.images.restore(tensors, values["updates"])
+        self.problem.targets.restore(tensors)
         if "best" in tensors:
-            self.best = (values["best"][0], values["best"][1], tensors["best"])
+            self.best = (*values["best"], tensors["best"], tensors.get("best.labels"))
         log.info("continuing at step %d of %d", self.step, self.settings.steps)
         for step, _ in self.scores:
             self._tell(step)
@@ -234,7 +248,7 @@ class _Loop:
 
     def result(self) -> DistilledSet:
         assert self.best is not None  # the last step always validates
-        step, score, images = self.best
+        step, score, images, soft = self.best
         curves = {
             "loss": [[i + 1, loss] for i, loss in enumerate(self.losses)],
             "validation_top1": [[at, value] for at, value in self.scores],
@@ -246,5 +260,11 @@ class _Loop:
         record |= {"curves": curves, "kept_step": step, "validation_top1": score}
         frames = [np.asarray(Image.open(self._frames / name).convert("RGB")) for name in sorted(self.previews)]
         return DistilledSet(
-            images, self.context.labels, self.context.index.class_names, record, start=self.start, frames=frames
+            images,
+            self.context.labels,
+            self.context.index.class_names,
+            record,
+            start=self.start,
+            frames=frames,
+            soft_labels=soft,
         )

@@ -17,7 +17,8 @@ from torch.nn.functional import one_hot
 from torch.optim.adam import adam
 
 from .errors import NumericalError
-from .ridge import centred_one_hot, solve, solve_normal
+from .labels import as_targets
+from .ridge import solve, solve_normal
 from .views import Stream
 
 __all__ = [
@@ -85,7 +86,7 @@ def fit_sgd(
     Args:
         features: (epoch, rows) -> ``(P, b, d)`` float32: this epoch's features of the images ``rows (P, b)``, one set
             for each probe; rows ``None`` asks for all ``n``, in order. ``clpdd.views`` has two of the kind.
-        labels: ``(P, n)`` int64 in ``[0, classes)``.
+        labels: classes ``(P, n)`` int64 in ``[0, classes)``, or probabilities of them ``(P, n, C)``.
         streams: ``P`` sources of random numbers, for the initial weights and the order of the rows.
         learning_rate: per 256 rows of a batch; ``learning_rate * min(batch, n) / 256`` is used.
         batch: rows of a batch; the last, partial batch of an epoch is kept.
@@ -106,9 +107,16 @@ def fit_sgd(
         order = _order(streams, count, size, epoch, labels.device)
         for first in range(0, count, size):
             rows = None if order is None else order[:, first : first + size]  # (P, b)
-            layers.step(features(epoch, rows), labels if rows is None else labels.gather(1, rows), rate)
+            layers.step(features(epoch, rows), labels if rows is None else _pick(labels, rows), rate)
         tick()
     return Probes(layers.weights.mT.contiguous(), layers.bias)
+
+
+def _pick(labels: Tensor, rows: Tensor) -> Tensor:
+    """Rows ``(P, b)`` of labels ``(P, n)`` or ``(P, n, C)``, for each probe apart."""
+    if labels.ndim == 2:
+        return labels.gather(1, rows)
+    return labels.gather(1, rows[..., None].expand(*rows.shape, labels.shape[2]))
 
 
 class _Layers:
@@ -120,10 +128,13 @@ class _Layers:
         self._steps = [torch.zeros((), device=weights.device) for _ in range(2)]
 
     def step(self, X: Tensor, y: Tensor, rate: float) -> None:
-        """One update of every layer on its own batch ``X (P, b, d)``, ``y (P, b)``."""
+        """One update of every layer on its own batch ``X (P, b, d)``, ``y (P, b)`` or ``(P, b, C)``."""
         gradients, means, squares = self._state
         residual = torch.baddbmm(self.bias[:, None], X, self.weights.mT).softmax(-1)  # (P, b, C)
-        residual.scatter_add_(2, y[..., None], residual.new_full((1, 1, 1), -1.0).expand(*y.shape, 1))
+        if y.ndim == 2:
+            residual.scatter_add_(2, y[..., None], residual.new_full((1, 1, 1), -1.0).expand(*y.shape, 1))
+        else:
+            residual -= y
         torch.baddbmm(gradients[0], residual.mT, X, beta=0, alpha=1 / y.shape[1], out=gradients[0])
         torch.sum(residual, 1, out=gradients[1]).div_(y.shape[1])
         # The optimiser's own function: around it torch.optim.Adam costs more than a small probe's whole step.
@@ -164,11 +175,11 @@ def _order(streams: Sequence[Stream], count: int, size: int, epoch: int, device:
 
 
 def fit_ridge(Z: Tensor, labels: Tensor, classes: int, mean: Tensor, ridge: float) -> Probes:
-    """The closed-form protocol: ridge regression on centred features and centred one-hot targets.
+    """The closed-form protocol: ridge regression on centred features and targets less ``1/C``.
 
     Args:
         Z: ``(P, m, d)``, of any float type; memory beside it does not grow with ``m``.
-        labels: ``(P, m)`` int64.
+        labels: classes ``(P, m)`` int64, or probabilities of them ``(P, m, C)``.
         mean: ``(d,)``, subtracted from the features: the mean over the real training images, which is one vector
             whatever the set, and costs nothing at test time since it moves into the bias.
         ridge: relative to the mean squared row norm (``clpdd.ridge.solve``), > 0.
@@ -181,12 +192,12 @@ def fit_ridge(Z: Tensor, labels: Tensor, classes: int, mean: Tensor, ridge: floa
 def _ridge(Z: Tensor, labels: Tensor, classes: int, mean: Tensor, ridge: float) -> Tensor:
     count, dim = Z.shape
     if count <= dim:
-        return solve(Z.float() - mean, centred_one_hot(labels, classes), ridge)
+        return solve(Z.float() - mean, as_targets(labels, classes) - 1.0 / classes, ridge)
     gram, cross = mean.new_zeros(dim, dim), mean.new_zeros(dim, classes)
     for rows, y in zip(Z.split(_RIDGE_ROWS), labels.split(_RIDGE_ROWS), strict=True):
         X = rows.float() - mean
         gram.addmm_(X.T, X)
-        cross.addmm_(X.T, centred_one_hot(y, classes))
+        cross.addmm_(X.T, as_targets(y, classes) - 1.0 / classes)
     return solve_normal(gram, cross, count, ridge)
 
 

@@ -36,9 +36,12 @@ def problem(n: int = 12, d: int = 9, classes: int = 4) -> tuple[Tensor, Tensor]:
 # -- the sgd protocol --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("batch", [5, 100])  # 5 leaves a partial batch of 2
-def test_sgd_equals_a_linear_layer_under_adam_and_cosine_annealing(batch: int) -> None:
+def test_sgd_equals_a_linear_layer_under_adam_and_cosine_annealing(batch: int, soft: bool) -> None:
     Z, labels = problem()
+    if soft:
+        labels = torch.rand(*labels.shape, 4, generator=torch.Generator().manual_seed(3)).softmax(-1)
     trained = fit_sgd(FreshViews(lambda _: Z), labels, 4, STREAMS, epochs=40, learning_rate=0.5, batch=batch)
     for p, stream in enumerate(STREAMS):
         layer = reference_layer(stream, 9, 4)
@@ -180,3 +183,17 @@ def test_score_equals_a_loop_over_images() -> None:
 def test_top5_of_up_to_five_classes_is_always_right(classes: int) -> None:
     probes = Probes(torch.zeros(1, 3, classes), torch.zeros(1, classes))
     assert score(probes, [(torch.ones(7, 3), torch.arange(7) % classes)]).top5 == [100.0]
+
+
+def test_closed_form_solves_for_the_probabilities_it_is_given() -> None:
+    Z, labels = problem(n=30)
+    soft = torch.rand(len(Z), 30, 4, generator=torch.Generator().manual_seed(3)).softmax(-1)
+    mean = Z.mean((0, 1))
+    probes = fit_ridge(Z, soft, 4, mean, 0.1)
+    for own, y, weights in zip(Z, soft, probes.weights, strict=True):
+        centred = (own - mean).double()
+        penalty = 0.1 * centred.square().sum() / 30 * torch.eye(9)
+        expected = torch.linalg.solve(centred.T @ centred + penalty, centred.T @ (y.double() - 0.25))
+        torch.testing.assert_close(weights, expected.float(), rtol=1e-4, atol=1e-5)
+    hard = fit_ridge(Z, labels, 4, mean, 0.1).weights
+    assert torch.equal(fit_ridge(Z, torch.nn.functional.one_hot(labels, 4).float(), 4, mean, 0.1).weights, hard)

@@ -146,7 +146,7 @@ def details(settings: Settings, names: list[str]) -> dict[str, Any]:
 
 def write_artifacts(root: Path, settings: Settings, names: list[str], side: int = 64, clocks: bool = True) -> Layout:
     """A data folder as the stages leave it."""
-    layout, ipc, classes = Layout(root), settings.distill.images_per_class, len(names)
+    layout, ipc, classes = Layout(root), settings.distill.most_per_class, len(names)
     for encoder in settings.encoders:
         made = sets(classes, ipc, side, names, encoder)
         for method in settings.methods:

@@ -195,9 +195,12 @@ class _Runner:
         if not job.optimises:
             return [_Point(DistilledSet.load(work.out / "set"), None, True)]
         track = read_track(work.out / "track")
-        labels = torch.arange(self.bench.classes).repeat_interleave(job.settings.images_per_class)
         names, info = list(self.bench.judge.class_names), {"method": job.method, "name": job.name}
-        return [_Point(DistilledSet(point.images, labels, names, info), point, point is track[-1]) for point in track]
+        labels = torch.arange(len(names)).repeat_interleave(torch.tensor(job.settings.per_class(names)))
+        return [
+            _Point(DistilledSet(p.images, labels, names, info, soft_labels=p.soft_labels), p, p is track[-1])
+            for p in track
+        ]
 
     def _judge(self, job: Job, point: _Point, work: WorkFolder, tick: Callable[[], object]) -> list[dict[str, Any]]:
         settings, rows = self.settings, []

@@ -42,7 +42,10 @@ class Track:
             return
         self._reached = snapshot.seconds
         facts = {key: getattr(snapshot, key) for key in ("step", "seconds", "forward", "backward")}
-        data = save({"images": snapshot.images.contiguous()}, metadata={"snapshot": json.dumps(facts)})
+        tensors = {"images": snapshot.images.contiguous()}
+        if snapshot.soft_labels is not None:
+            tensors["soft_labels"] = snapshot.soft_labels.contiguous()
+        data = save(tensors, metadata={"snapshot": json.dumps(facts)})
         write_bytes(self.folder / f"{snapshot.step:09d}.safetensors", data)
         if self.marks and snapshot.seconds >= self.marks[-1]:
             raise BudgetSpent
@@ -72,7 +75,7 @@ def read_track(folder: Path) -> list[Snapshot]:
         try:
             with safe_open(path, "pt") as file:
                 facts = json.loads(file.metadata()["snapshot"])
-                found.append(Snapshot(images=file.get_tensor("images"), **facts))
+                found.append(Snapshot(**{name: file.get_tensor(name) for name in file.keys()}, **facts))  # noqa: SIM118
         except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"{path} is damaged ({error}): delete {folder.parent} and start again") from error
     return found

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
+from ..errors import SettingsError
 from .catalogue import PLACED_BY_SPLIT, entry
 
 __all__ = [
@@ -32,6 +44,19 @@ PositiveReal = Annotated[float, Field(gt=0)]
 NonNegativeReal = Annotated[float, Field(ge=0)]
 PerClass = Annotated[int, Field(ge=1, le=10_000)]
 Paths = str | list[str] | None
+
+
+def _has_default(counts: dict[str, int]) -> dict[str, int]:
+    if "default" not in counts:
+        raise ValueError("a mapping needs default, the number of every class that it does not name")
+    return counts
+
+
+# The tags in brackets keep problems of the one form free of the other's: the explanation leaves them out.
+PerClasses = Annotated[
+    Annotated[PerClass, Tag("[one]")] | Annotated[dict[str, PerClass], AfterValidator(_has_default), Tag("[each]")],
+    Discriminator(lambda value: "[each]" if isinstance(value, Mapping) else "[one]"),
+]
 Protocol = Literal["sgd", "closed_form"]
 Ablation = Literal[
     "objective",
@@ -183,7 +208,9 @@ class AugmentSettings(Section):
 class DistillSettings(Section):
     """How synthetic images are made (METHODS in ``clpdd.methods``)."""
 
-    images_per_class: PerClass = 1
+    images_per_class: PerClasses = 1
+    labels: Literal["hard", "learned", "probe"] = "hard"
+    label_learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.03
     steps: Positive = 600
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.03
     schedule: Literal["constant", "cosine"] = "cosine"
@@ -208,6 +235,33 @@ class DistillSettings(Section):
     preview_every: Positive = 100
     checkpoint_every_steps: Positive = 100
     checkpoint_every_seconds: PositiveReal = 60
+
+    @property
+    def most_per_class(self) -> int:
+        """The most images any class has."""
+        ipc = self.images_per_class
+        return ipc if isinstance(ipc, int) else max(ipc.values())
+
+    def per_class(self, class_names: Sequence[str]) -> list[int]:
+        """Images of every class. Raises ``SettingsError`` when ``images_per_class`` names a class that is not there."""
+        ipc = self.images_per_class
+        if isinstance(ipc, int):
+            return [ipc] * len(class_names)
+        for name in ipc:
+            if name != "default" and name not in class_names:
+                near = difflib.get_close_matches(name, class_names, n=3)
+                hint = f"near names: {', '.join(near)}" if near else f"classes are {', '.join(class_names[:5])}, ..."
+                raise SettingsError(f"distill.images_per_class names {name!r}, which is no class of the data; {hint}")
+        return [ipc.get(name, ipc["default"]) for name in class_names]
+
+    def images(self, classes: int) -> int:
+        """Images of ``classes`` classes together."""
+        ipc = self.images_per_class
+        if isinstance(ipc, int):
+            return classes * ipc
+        return ipc["default"] * classes + sum(
+            count - ipc["default"] for name, count in ipc.items() if name != "default"
+        )
 
 
 def once(names: list[Any]) -> list[Any]:

@@ -54,8 +54,8 @@ class Settings(Section):
         for name in self.methods:
             method, distill = self.variant(name)
             central = method == "centroid" or (method in OPTIMISING and distill.initialisation == "centroid")
-            if central and distill.images_per_class > self.kernels.nearest:
-                ipc = distill.images_per_class
+            if central and distill.most_per_class > self.kernels.nearest:
+                ipc = distill.most_per_class
                 raise ValueError(
                     f"distill.images_per_class is {ipc}, but only kernels.nearest = {self.kernels.nearest} central "
                     f"images per class are kept: raise kernels.nearest to at least {ipc}"

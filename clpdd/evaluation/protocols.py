@@ -68,7 +68,7 @@ class Subject:
     ) -> None:
         self.bench, self.settings, self.seed, self.tick = bench, settings, seed, tick
         self.full = not len(data)
-        self.images, self.labels = _stack_draws(data)
+        self.images, self.targets = _stack_draws(data)
         self.streams = [Stream(seed, i, draw) for draw in range(len(self.images)) for i in range(settings.seeds)]
         self.borrowed = 0.0
         """Seconds of encoding that earlier protocols have paid for this one."""
@@ -128,12 +128,12 @@ class Subject:
 
 
 def _stack_draws(data: DistilledSet) -> tuple[Tensor, Tensor]:
-    """Images ``(D, n, 3, s, s)`` and labels ``(D, n)`` of the set's draws."""
+    """Images ``(D, n, 3, s, s)`` and targets, ``(D, n)`` or ``(D, n, C)``, of the set's draws."""
     draws = data.draws
     if len({len(draw) for draw in draws}) != 1:
         sizes = ", ".join(str(len(draw)) for draw in draws)
         raise ArtifactError(f"the draws of {data.method} differ in size ({sizes} images): distil again")
-    return torch.stack([draw.images for draw in draws]), torch.stack([draw.labels for draw in draws])
+    return torch.stack([draw.images for draw in draws]), torch.stack([draw.targets for draw in draws])
 
 
 # -- protocols: subject, views -> probes, the streams they belong to, and what else there is to tell -------------------
@@ -150,7 +150,7 @@ def _sgd(subject: Subject, views: str) -> Outcome:
             features = FreshViews(partial(subject.fresh, group))
         else:
             features = ViewBank(subject.bank(group), group)
-        labels = subject.labels[[stream.draw for stream in group]]
+        labels = subject.targets[[stream.draw for stream in group]]
         trained.append(
             fit_sgd(
                 features,
@@ -174,11 +174,11 @@ def _closed_form(subject: Subject, views: str) -> Outcome:
     if views == "clean":
         Z = encode_clean(bench.encoder, subject.images, settings.encoder_batch)  # (D, n, d)
         streams = [Stream(subject.seed, 0, draw) for draw in range(len(Z))]
-        return fit_ridge(Z, subject.labels, bench.classes, bench.kernels.mean, settings.ridge), streams, {}
+        return fit_ridge(Z, subject.targets, bench.classes, bench.kernels.mean, settings.ridge), streams, {}
     solved = []
     for group in subject.groups():
         bank = subject.bank(group)
-        labels = subject.labels[[stream.draw for stream in group]].repeat(1, settings.views)
+        labels = torch.cat([subject.targets[[stream.draw for stream in group]]] * settings.views, dim=1)
         solved.append(fit_ridge(bank.flatten(1, 2), labels, bench.classes, bench.kernels.mean, settings.ridge))
         subject.tick()
     return Probes.join(solved), subject.streams, {}

@@ -150,7 +150,8 @@ class _Job:
 
     def result(self, variant: Variant, piece: dict[str, Any], work: WorkFolder) -> Result:
         info = self.data.info
-        ipc = None if self.full else int(info.get("images_per_class") or len(self.data.draws[0]) // self.data.classes)
+        # where classes differ in number, the mean rounded down
+        ipc = None if self.full else len(self.data.draws[0]) // self.data.classes
         dataset = str(info.get("dataset", "unknown"))
         return Result(dataset, self.method, self.distil, self.target, variant, ipc, work.digest, work.parts, piece)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from ..encoders import Encoder
 from ..errors import SettingsError
 from ..features import FeatureStore
 from ..kernels import Kernels
+from ..labels import mean_predictions
 
 __all__ = ["Context", "Method", "OnProgress", "Snapshot", "real_images"]
 
@@ -34,6 +36,8 @@ class Snapshot:
     images: Tensor
     forward: int = 0
     backward: int = 0
+    soft_labels: Tensor | None = None
+    """``(n, C)`` float32 where labels are not hard."""
 
 
 OnProgress = Callable[[int, dict[str, float]], None]
@@ -72,8 +76,22 @@ class Context:
 
     @property
     def labels(self) -> Tensor:
-        """``(C * ipc,)`` int64: 0, ..., 0, 1, ..., 1, ..."""
-        return torch.arange(self.classes).repeat_interleave(self.settings.images_per_class)
+        """``(n,)`` int64: 0, ..., 0, 1, ..., 1, ..., every class as often as it has images."""
+        return torch.arange(self.classes).repeat_interleave(torch.tensor(self.per_class))
+
+    @property
+    def per_class(self) -> list[int]:
+        """Images of every class."""
+        return self.settings.per_class(self.index.class_names)
+
+    @cached_property
+    def soft_labels(self) -> Tensor | None:
+        """``(n, C)`` float32: what the full-data probe takes an image's class for, where ``labels`` asks for it."""
+        if self.settings.labels != "probe":
+            return None
+        probe, store = self.kernels, self.train
+        soft = mean_predictions(probe.weights, probe.bias, store.features(), store.labels, self.settings.temperature)
+        return soft[self.labels]
 
 
 class Method(Protocol):
@@ -102,16 +120,18 @@ def real_images(context: Context, rows: list[int]) -> Tensor:
 
 
 def nearest_rows(context: Context) -> list[int]:
-    """Rows of the ``ipc`` training images nearest to each class mean, class by class.
+    """Rows of the training images nearest to each class mean, class by class, as many as a class is to have.
 
     Raises ``SettingsError`` when a class has fewer images, or fewer were kept by the kernel stage.
     """
-    ipc = context.settings.images_per_class
     nearest = context.kernels.nearest
-    if ipc > nearest.shape[1] or bool((nearest[:, :ipc] < 0).any()):
-        have = int((nearest >= 0).sum(1).min())
-        raise SettingsError(
-            f"distill.images_per_class is {ipc}, but only {have} central images per class are known: lower it, or "
-            f"raise kernels.nearest (now {nearest.shape[1]}) if the classes are large enough"
-        )
-    return [int(row) for row in nearest[:, :ipc].flatten()]
+    rows: list[int] = []
+    for label, (ipc, have) in enumerate(zip(context.per_class, (nearest >= 0).sum(1).tolist(), strict=True)):
+        if ipc > have:
+            raise SettingsError(
+                f"distill.images_per_class is {ipc} for class {context.index.class_names[label]!r}, but only {have} "
+                f"central images of it are known: lower it, or raise kernels.nearest (now {nearest.shape[1]}) if the "
+                f"classes are large enough"
+            )
+        rows += nearest[label, :ipc].tolist()
+    return rows

@@ -49,8 +49,8 @@ class GradientMatch(FeatureProblem):
         """``1 - cosine`` between the gradients on real images and on features ``Z (views * n, d)``."""
         weight, bias = (part.to(Z) for part in random_classifier(self.classes, Z.shape[1], self.seed, step))
         real = self._real_gradient(step, weight, bias)
-        labels = self.labels.repeat(len(Z) // len(self.labels))
-        return match_loss(real, classifier_gradient(Z, labels, weight, bias))
+        targets = self.targets.probabilities.repeat(len(Z) // len(self.labels), 1)
+        return match_loss(real, classifier_gradient(Z, targets, weight, bias))
 
     @torch.no_grad()
     def _real_gradient(self, step: int, weight: Tensor, bias: Tensor) -> Tensor:
@@ -70,6 +70,8 @@ class Lgm:
     name = "lgm"
     settings_used = (
         "images_per_class",
+        "labels",
+        "label_learning_rate",
         "steps",
         "learning_rate",
         "schedule",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,9 +15,10 @@ from torch import Tensor
 from .. import engine
 from ..engine import ChunkT, Images, Outcome, Views
 from ..files import read_json, write_json
+from ..labels import Targets, as_targets
 from ..precision import batch_that_fits, encoder_call
 from ..resident import RealFeatures
-from ..ridge import centred_one_hot, solve
+from ..ridge import solve
 from .base import Context
 
 __all__ = ["REAL_ROWS", "FeatureProblem"]
@@ -34,6 +35,7 @@ class FeatureProblem(ABC):
 
     Attributes:
         batch: views in a pass of the encoder.
+        targets: what the images stand for.
         encode: pixels ``(b, 3, s, s)`` in [0, 1] to features ``(b, d)`` float32.
     """
 
@@ -42,6 +44,8 @@ class FeatureProblem(ABC):
         self.device = context.encoder.mean.device
         self.classes = context.classes
         self.labels = context.labels.to(self.device)
+        soft = as_targets(context.labels, self.classes) if context.soft_labels is None else context.soft_labels
+        self.targets = Targets(soft.to(self.device), context.settings.labels == "learned")
         self.mean = context.kernels.mean.to(self.device) * (context.settings.centre == "real")
         self.encode = encoder_call(self.encoder, self.settings.precision, self.settings.compile)
         self.batch = self.settings.encoder_batch or _remembered_batch(
@@ -73,8 +77,20 @@ class FeatureProblem(ABC):
         return Views(len(self.labels), count, self.encoder.size, augment, self.seed, ("augment", step), self.device)
 
     def step(self, images: Images[ChunkT], step: int, update: Callable[[ChunkT, Sequence[Tensor]], None]) -> Outcome:
-        """Hand the gradient of the loss with respect to the parameters of ``images`` to ``update``, chunk by chunk."""
-        return engine.step(self.encode, images, self.views(step), lambda Z: self.loss(Z, step), self.batch, update)
+        """Hand the gradient of the loss with respect to the parameters of ``images`` to ``update``, chunk by chunk.
+
+        That with respect to learned labels is noted by ``targets``: it needs no more than the graph above the features.
+        """
+        finite: list[Tensor] = []
+
+        def loss(Z: Tensor) -> Tensor:
+            value = self.loss(Z, step)
+            if self.targets.learned:
+                finite.append(self.targets.note(value))
+            return value
+
+        outcome = engine.step(self.encode, images, self.views(step), loss, self.batch, update)
+        return replace(outcome, finite=outcome.finite & finite[0]) if finite else outcome
 
     @property
     def cost(self) -> tuple[int, int]:
@@ -84,7 +100,7 @@ class FeatureProblem(ABC):
 
     def probe(self, Z: Tensor) -> Tensor:
         """The ridge probe ``W (d, C)`` solved on features ``Z (views * n, d)``, centred by the real mean."""
-        Y = centred_one_hot(self.labels, self.classes).repeat(len(Z) // len(self.labels), 1)
+        Y = (self.targets.probabilities - 1.0 / self.classes).repeat(len(Z) // len(self.labels), 1)
         return solve(Z - self.mean, Y, self.settings.ridge)
 
     @torch.no_grad()

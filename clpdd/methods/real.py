@@ -14,11 +14,11 @@ from .base import Context, nearest_rows, real_images
 __all__ = ["Centroid", "Full", "Neighbor", "Random"]
 
 _ENCODED = 256  # images encoded at once where the settings do not say
-_USED = ("images_per_class", "image_size")
+_USED = ("images_per_class", "labels", "image_size")
 
 
 class Random:
-    """``ipc`` random training images per class, in several independent draws."""
+    """Random training images of every class, in several independent draws."""
 
     name = "random"
     settings_used = _USED
@@ -29,7 +29,7 @@ class Random:
         for draw in range(context.random_draws):
             for label in range(context.classes):
                 members = (labels == label).nonzero().flatten()
-                ipc = context.settings.images_per_class
+                ipc = context.per_class[label]
                 if len(members) < ipc:
                     name = context.index.class_names[label]
                     raise DataError(
@@ -83,6 +83,12 @@ class Full:
 
 
 def _chosen(context: Context, rows: list[int], draw: torch.Tensor) -> DistilledSet:
-    labels = context.labels.repeat(int(draw.max()) + 1)
-    record = context.record | {"sources": [context.index.ids[row] for row in rows]}
-    return DistilledSet(real_images(context, rows), labels, context.index.class_names, record, draw=draw)
+    draws, soft = int(draw.max()) + 1, context.soft_labels
+    return DistilledSet(
+        real_images(context, rows),
+        context.labels.repeat(draws),
+        context.index.class_names,
+        context.record | {"sources": [context.index.ids[row] for row in rows]},
+        draw=draw,
+        soft_labels=None if soft is None else soft.repeat(draws, 1),
+    )

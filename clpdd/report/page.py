@@ -150,7 +150,7 @@ def _gallery(
     ]
     central = sets.get((encoder, "centroid"))
     if central is not None and len(central) and method != "centroid":
-        plural = "s" if settings.distill.images_per_class > 1 else ""
+        plural = "s" if settings.distill.most_per_class > 1 else ""
         rows.append((f"Most central real image{plural}", central.images, central.labels))
     if start is not None:
         rows.append(("Start", start, chosen.labels))
@@ -168,7 +168,7 @@ def _gallery(
         "rows": [label for label, _, _ in rows],
         "chunks": [classes[i : i + step] for i in range(0, len(classes), step)],
         "columns": min(step, len(classes)),
-        "images_per_class": min(per_class, settings.distill.images_per_class),
+        "images_per_class": min(per_class, settings.distill.most_per_class),
         "others": _others(chosen, len(shown), _OTHERS_BYTES // share),
         "left_out": max(0, chosen.classes - len(shown) - _OTHER_CLASSES),
         "side": chosen.images.shape[-1] if len(chosen) else 0,
