@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +42,8 @@ def run(world: World, root: Path, method: str = "clp", **settings: Any) -> Disti
     return distill(method, **world.inputs(root), settings=DistillSettings(**QUICK | settings))  # type: ignore[arg-type]
 
 
-def in_a_process(world: World, root: Path, **settings: Any) -> subprocess.Popen[str]:
-    """The same run in a process of its own, to be killed."""
+def in_a_process(world: World, root: Path, hold_at: int = 0, **settings: Any) -> subprocess.Popen[str]:
+    """The same run in a process of its own, to be killed; at the validation of step ``hold_at`` it waits for that."""
     name = world.encoder.name
     script = textwrap.dedent(f"""
         import json, sys
@@ -60,6 +59,8 @@ def in_a_process(world: World, root: Path, **settings: Any) -> subprocess.Popen[
         layout, root = Layout(Path({str(world.layout.root)!r})), Path({str(root)!r})
         def say(step, readings):
             print(step, flush=True)
+            if step == {hold_at}:
+                signal.pause()
         try:
             distill("clp", index=layout.index("train"), train=layout.features({name!r}, "train"),
                     validation=layout.features({name!r}, "validation"), kernels=layout.kernels({name!r}),
@@ -79,12 +80,12 @@ def test_a_killed_run_ends_in_the_bytes_of_an_untouched_one(world: World, tmp_pa
         assert process.wait() == 0
     kills = 0
     for attempt in range(6):
-        process = in_a_process(world, tmp_path / "killed", **settings)
+        hold_at = (4, 20)[attempt] if attempt < 2 else 0
+        process = in_a_process(world, tmp_path / "killed", hold_at, **settings)
         assert process.stdout is not None
-        if attempt < 2:  # die at some moment after the first (second) validation of this attempt
-            for _ in range(2 * attempt + 1):
-                process.stdout.readline()
-            time.sleep(0.05 * attempt)
+        if hold_at:  # die some steps after a checkpoint
+            while int(process.stdout.readline()) != hold_at:
+                pass
             process.kill()
             kills += process.wait() == -signal.SIGKILL
         elif process.wait() == 0:
@@ -99,7 +100,7 @@ def test_a_warned_run_saves_leaves_with_75_and_goes_on(world: World, tmp_path: P
     assert process.stdout is not None
     process.stdout.readline()
     process.send_signal(number)
-    assert process.wait(30) == 75
+    assert process.wait(120) == 75
     assert process.stderr is not None
     said = process.stderr.read()
     assert "saved" in said
@@ -119,7 +120,7 @@ def test_a_damaged_checkpoint_costs_the_steps_to_the_one_before_and_nothing_else
     world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     untouched = run(world, tmp_path / "untouched", steps=24)
-    process = in_a_process(world, tmp_path / "damaged", steps=24)
+    process = in_a_process(world, tmp_path / "damaged", hold_at=12, steps=24)
     assert process.stdout is not None
     for _ in range(3):
         process.stdout.readline()
