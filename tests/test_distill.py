@@ -75,7 +75,7 @@ def in_a_process(world: World, root: Path, hold_at: int = 0, **settings: Any) ->
 
 @pytest.mark.parametrize("initialisation", ["centroid", "noise"])
 def test_a_killed_run_ends_in_the_bytes_of_an_untouched_one(world: World, tmp_path: Path, initialisation: str) -> None:
-    settings = {"steps": 40, "initialisation": initialisation, "extend_every": 5}
+    settings: dict[str, Any] = {"steps": 40, "initialisation": initialisation, "extend_every": 5}
     with in_a_process(world, tmp_path / "untouched", **settings) as process:
         assert process.wait() == 0
     kills = 0
