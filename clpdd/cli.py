@@ -268,6 +268,7 @@ def _encoder(options: argparse.Namespace, settings: Settings, name: str) -> Enco
         model=options.model or known.model,
         weights=options.weights or known.weights,
         image_size=options.image_size or known.image_size,
+        features=known.features,
         device=resolve_device(settings.runtime.device),
     )
 

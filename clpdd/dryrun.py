@@ -72,6 +72,7 @@ def dry_run(
             name,
             model=options.model,
             image_size=options.image_size,
+            features=options.features,
             device=resolve_device(settings.runtime.device),
             untrained=settings.seed,
             arguments=arguments,

@@ -23,6 +23,9 @@ from .resample import resize
 __all__ = ["Encoder", "architecture_of", "encode", "load_encoder", "resolve_device"]
 
 
+FEATURES = ("default", "class_token", "mean_patch", "both")
+
+
 class Encoder(nn.Module):
     """A frozen timm model.
 
@@ -34,13 +37,19 @@ class Encoder(nn.Module):
         name: the name it was asked for by.
         dim: number of features ``d``.
         size: side of the input in pixels.
-        digest: SHA-256 over the architecture and the weights' names, shapes and bytes.
+        digest: SHA-256 over the architecture, the weights' names, shapes and bytes, and the kind of features.
+        features: ``default`` (what the model itself gives), ``class_token``, ``mean_patch`` or ``both``
+            (in that order).
+
+    Raises ``ValueError`` where the model has not the tokens that ``features`` asks for.
     """
 
-    def __init__(self, name: str, model: nn.Module, size: int) -> None:
+    def __init__(self, name: str, model: nn.Module, size: int, features: str = "default") -> None:
         super().__init__()
         config = timm.data.resolve_data_config({}, model=model)
         self.name = name
+        self.features = features
+        _require_tokens(model, features)
         self.model = model.eval().requires_grad_(False)
         self.size = size
         self.dim = 0
@@ -49,7 +58,7 @@ class Encoder(nn.Module):
         self.squash = config["crop_mode"] == "squash"
         self.register_buffer("mean", torch.tensor(config["mean"]).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config["std"]).view(1, -1, 1, 1), persistent=False)
-        self.digest = _weights_digest(model)
+        self.digest = _weights_digest(model, features)
         self.dim = self._probe_dim()
 
     mean: Tensor
@@ -68,8 +77,19 @@ class Encoder(nn.Module):
         normalised = (resize(images, self.size) - self.mean) / self.std
         if normalised.device.type == "cpu":
             normalised = normalised.contiguous(memory_format=torch.channels_last)
-        features: Tensor = self.model(normalised)
+        features: Tensor = self.model(normalised) if self.features == "default" else self._pooled(normalised)
         return features.float()
+
+    def _pooled(self, normalised: Tensor) -> Tensor:
+        """Class token and mean patch token, after the model's final norm wherever it lies."""
+        model: Any = self.model
+        tokens: Tensor = model.forward_features(normalised)
+        if tokens.ndim != 3:
+            raise ValueError(f"it gives {tuple(tokens.shape)} instead of tokens: set features to default")
+        kinds = {"class_token": tokens[:, 0], "mean_patch": tokens[:, model.num_prefix_tokens :].mean(1)}
+        chosen = list(kinds.values()) if self.features == "both" else [kinds[self.features]]
+        norm = getattr(model, "fc_norm", None)  # models that average by default normalise after pooling
+        return torch.cat([part if norm is None else norm(part) for part in chosen], 1)
 
     @property
     def resized(self) -> int:
@@ -105,7 +125,16 @@ class Encoder(nn.Module):
         }
 
 
-def _weights_digest(model: nn.Module) -> str:
+def _require_tokens(model: nn.Module, features: str) -> None:
+    if features not in FEATURES:
+        raise ValueError(f"features is {features!r}; it must be one of {', '.join(FEATURES)}")
+    if features != "default" and not hasattr(model, "num_prefix_tokens"):
+        raise ValueError("it has no tokens: set features to default")
+    if features in ("class_token", "both") and getattr(model, "cls_token", None) is None:
+        raise ValueError("it has no class token: set features to default or mean_patch")
+
+
+def _weights_digest(model: nn.Module, features: str) -> str:
     # The printed model tells apart architectures that share their weights' names and shapes.
     parts = [repr(model).encode()]
     for key, value in sorted(model.state_dict().items()):
@@ -113,6 +142,8 @@ def _weights_digest(model: nn.Module) -> str:
         parts.append(
             f"{key}{tuple(raw.shape)}{raw.dtype}".encode() + raw.reshape(-1).view(torch.uint8).numpy().tobytes()
         )
+    if features != "default":
+        parts.append(f"features={features}".encode())
     return sha256_bytes(b"".join(parts))
 
 
@@ -137,6 +168,7 @@ def load_encoder(
     device: torch.device | str = "auto",
     untrained: int | None = None,
     arguments: dict[str, Any] | None = None,
+    features: str = "default",
 ) -> Encoder:
     """Build a frozen encoder.
 
@@ -148,9 +180,11 @@ def load_encoder(
         device: where to put it.
         untrained: seed of random weights in place of any others; ``None`` loads weights.
         arguments: further ones for the model's constructor.
+        features: ``default``, ``class_token``, ``mean_patch`` or ``both``.
 
     Raises:
-        SettingsError: unknown model name (near names are listed) or an image size that the model refuses.
+        SettingsError: unknown model name (near names are listed), an image size that the model refuses, or
+            features it has not.
         ArtifactError: weights that cannot be had, are not safetensors, or do not fit the model.
     """
     architecture, own = architecture_of(model or name, image_size)
@@ -168,7 +202,7 @@ def load_encoder(
     chosen = device if isinstance(device, torch.device) else resolve_device(device)
     try:
         with explain_memory_errors(f"choose a smaller encoder than {name}, or a lower image_size"):
-            return Encoder(name, built, size or _native_size(built)).to(chosen)
+            return Encoder(name, built, size or _native_size(built), features).to(chosen)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise SettingsError(

@@ -215,3 +215,67 @@ def test_load_weights_keeps_the_classifier_of_a_model_that_has_one(tmp_path: Pat
     model = timm.create_model("vit_tiny_patch16_224")
     load_weights(model, tmp_path / "vit.safetensors")
     assert torch.equal(model.state_dict()["head.weight"], state["head.weight"])
+
+
+# -- kinds of features -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "small"),
+    [
+        ("test_vit", {}),  # norm before the pooling
+        ("test_vit", {"global_pool": "avg"}),  # norm after it
+        ("vit_small_patch14_reg4_dinov2", {"depth": 1, "img_size": 56}),  # registers are no patches
+        ("eva02_tiny_patch14_224", {"depth": 1, "img_size": 56}),
+    ],
+)
+def test_kinds_of_features_are_the_models_own_poolings(name: str, small: dict[str, Any]) -> None:
+    """Each kind against a direct computation from the tokens; the model's own pooling is one of them."""
+    torch.manual_seed(0)
+    model: Any = timm.create_model(name, pretrained=False, num_classes=0, **small).eval()
+    size = small.get("img_size", 160)
+    made = {kind: Encoder(name, model, size, kind) for kind in ("default", "class_token", "mean_patch", "both")}
+    images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    found = {kind: encode(encoder, images) for kind, encoder in made.items()}
+    with torch.no_grad():
+        tokens = model.forward_features((images - made["both"].mean) / made["both"].std)
+        expected = {
+            "class_token": model.fc_norm(tokens[:, 0]),
+            "mean_patch": model.fc_norm(tokens[:, model.num_prefix_tokens :].mean(1)),
+        }
+    own = "mean_patch" if model.global_pool == "avg" else "class_token"
+    torch.testing.assert_close(found["default"], found[own])
+    for kind, value in expected.items():
+        torch.testing.assert_close(found[kind], value)
+    assert torch.equal(found["both"], torch.cat([found["class_token"], found["mean_patch"]], 1))
+    assert made["both"].dim == 2 * made["default"].dim
+    assert len({encoder.digest for encoder in made.values()}) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "said"),
+    [
+        ("clpdd_resnet14", "mean_patch", "it has no tokens: set features to default"),
+        ("clpdd_resnet14", "both", "it has no tokens: set features to default"),
+        ("vit_tiny_patch16_224", "patches", "must be one of default, class_token, mean_patch, both"),
+    ],
+)
+def test_features_that_a_model_has_not_are_refused(name: str, kind: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        load_encoder(name, features=kind, device="cpu", untrained=0)
+
+
+def test_a_model_without_a_class_token_keeps_its_mean_patch() -> None:
+    small: dict[str, Any] = {"depth": 1, "img_size": 32}
+    made = load_encoder(
+        "vit_base_patch16_siglip_224",
+        image_size=32,
+        features="mean_patch",
+        device="cpu",
+        untrained=0,
+        arguments={"depth": 1},
+    )
+    assert made.dim == 768
+    model = timm.create_model("vit_base_patch16_siglip_224", pretrained=False, num_classes=0, **small)
+    with pytest.raises(ValueError, match="no class token: set features to default or mean_patch"):
+        Encoder("siglip", model, 32, "class_token")

@@ -148,6 +148,8 @@ class EncoderOptions(Section):
     """local safetensors file; null takes the model's pre-trained weights"""
     image_size: Annotated[int, Field(ge=8, le=4096)] | None = None
     """side of the input in pixels; null takes the model's own, ViTs resize their position embeddings"""
+    features: Literal["default", "class_token", "mean_patch", "both"] = "default"
+    """what of a ViT's output: what the model itself gives, its class token, its mean patch token, or both joined"""
 
 
 class CacheSettings(Section):
