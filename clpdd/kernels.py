@@ -201,7 +201,7 @@ def _some(names: Sequence[str], limit: int = 5) -> str:
 
 
 def _kernels(real: FeatureStore, held_out: FeatureStore, settings: KernelSettings) -> Kernels:
-    moments = stream_moments(real.blocks(settings.block_rows), len(real.class_names))
+    moments = stream_moments(real.scan(settings.block_rows, torch.float64), len(real.class_names))
     eigenvalues, effective_rank = _spectrum(moments)
     power = float(moments.centred_gram.trace()) / (moments.n * real.dim)
     if not power > 1e-14 * float(moments.gram.trace()) / (moments.n * real.dim):
@@ -263,18 +263,23 @@ def _probe(moments: Moments, ridge: float) -> tuple[Tensor, Tensor]:
 
 
 def _validation_top1(store: FeatureStore, probes: Sequence[tuple[Tensor, Tensor]], rows: int) -> list[float]:
-    """Top-1 in percent of every probe on the rows of ``store``."""
+    """Top-1 in percent of every probe on the rows of ``store``, in float32, as the probes are kept and used."""
     hits = [0] * len(probes)
-    for features, labels in store.blocks(rows):
-        Z = features.double()
-        for k, (weights, bias) in enumerate(probes):
-            hits[k] += int(((Z @ weights + bias).argmax(1) == labels).sum())
+    single = [(weights.float(), bias.float()) for weights, bias in probes]
+    logits = torch.empty(min(rows, len(store)), len(probes[0][1]))
+    for Z, labels in store.scan(rows):
+        for k, (weights, bias) in enumerate(single):
+            torch.addmm(bias, Z, weights, out=logits[: len(Z)])
+            hits[k] += int((logits[: len(Z)].argmax(1) == labels).sum())
     return [100 * hit / len(store) for hit in hits]
 
 
 def _nearest(store: FeatureStore, class_means: Tensor, keep: int, rows: int) -> Tensor:
     """Rows ``(C, keep)`` int64 nearest to the mean ``(C, d)`` of their class: by distance, then by row; -1 pads."""
-    parts = [(Z.double() - class_means[labels]).square().sum(1).sqrt() for Z, labels in store.blocks(rows)]
+    parts, offsets = [], class_means.new_empty(min(rows, len(store)), store.dim)
+    for Z, labels in store.scan(rows, torch.float64):
+        offset = torch.index_select(class_means, 0, labels, out=offsets[: len(Z)]).sub_(Z)
+        parts.append(offset.square_().sum(1).sqrt_())
     # float32 makes ties of what differs by rounding only: the two rows of a class of two, equally far from its mean.
     distances = torch.cat(parts).float()
     order = distances.sort(stable=True).indices

@@ -1,6 +1,8 @@
 """Second moments of labelled features, summed in one pass, and the exact MSE loss they give.
 
-Blocks are widened to float64 before their products are taken, so the sums carry float64 rounding only.
+Blocks are widened to float64 before their products are taken, so the sums carry float64 rounding only. Float32
+products would be twice as fast, but their rounding, about 1e-7 of the trace however many rows there are, exceeds the
+ridges of the grid: on a million rows a ridge of 1e-4 is 1e-10 of the trace. Half of the products are saved instead.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from torch import Tensor
 from .errors import NumericalError
 
 __all__ = ["Moments", "mse_loss", "stream_moments"]
+
+_PANEL = 128  # columns whose products are taken at once: narrower saves more of them, wider runs closer to the peak
 
 
 @dataclass(frozen=True)
@@ -68,14 +72,21 @@ def stream_moments(blocks: Iterator[tuple[Tensor, Tensor]], classes: int) -> Mom
         Z = features.double()  # (b, d)
         if not len(gram):
             gram, sums = Z.new_zeros(Z.shape[1], Z.shape[1]), Z.new_zeros(classes, Z.shape[1])
-        gram.addmm_(Z.T, Z)
+        _add_upper(gram, Z)
         sums.index_add_(0, labels, Z)
         counts += torch.bincount(labels, minlength=classes)
-    if not bool(torch.isfinite(gram).all()):
+    if not bool(torch.isfinite(gram.triu()).all()):
         raise NumericalError(
             "the features hold NaN or infinite values: run the cache stage again with cache.dtype: float32"
         )
-    return Moments(counts, gram, sums.T.contiguous())
+    return Moments(counts, gram.triu() + gram.triu(1).T, sums.T.contiguous())
+
+
+def _add_upper(gram: Tensor, Z: Tensor) -> None:
+    """Add ``Z^T Z`` to the upper triangle of ``gram (d, d)``, panel by panel; what lies below it is left undefined."""
+    for start in range(0, len(gram), _PANEL):
+        stop = start + _PANEL
+        gram[start:stop, start:].addmm_(Z[:, start:stop].T, Z[:, start:])
 
 
 def mse_loss(

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -136,6 +137,42 @@ def test_blocks_are_the_features_in_order(finished: Path, rows: int) -> None:
     assert all(len(Z) == rows for Z, _ in blocks[:-1])
     assert torch.equal(torch.cat([Z for Z, _ in blocks]), store.features())
     assert torch.equal(torch.cat([labels for _, labels in blocks]), store.labels)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("rows", [1, 7, 40, 10_000])
+def test_a_scan_is_the_blocks_in_two_buffers(finished: Path, rows: int, dtype: torch.dtype) -> None:
+    store = FeatureStore.open(finished)
+    buffers = set()
+    for (Z, labels), (expected, wanted) in zip(store.scan(rows, dtype), store.blocks(rows), strict=True):
+        assert torch.equal(Z, expected.to(dtype))
+        assert torch.equal(labels, wanted)
+        buffers.add(Z.data_ptr())
+    assert len(buffers) == min(2, -(-ROWS // rows))
+
+
+def test_any_stretch_of_rows_is_what_zarr_reads(finished: Path) -> None:
+    store, array = FeatureStore.open(finished), zarr.open_array(str(finished / "features"), mode="r")
+    for start, stop in [
+        (0, 0),
+        (0, 1),
+        (5, 9),
+        (8, 16),
+        (30, 35),
+        (31, 97),
+        (149, 150),
+        (140, 999),
+        (0, ROWS),
+        (ROWS, 999),
+    ]:
+        np.testing.assert_array_equal(store.stored(start, stop), np.asarray(array[start:stop]))
+
+
+def test_a_scan_that_is_left_early_ends_its_thread(finished: Path) -> None:
+    scan = FeatureStore.open(finished).scan(8)
+    next(scan)
+    scan.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("features")]
 
 
 def test_a_shard_is_a_file_and_zarr_alone_can_read_it(finished: Path) -> None:

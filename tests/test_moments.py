@@ -72,6 +72,14 @@ def test_the_same_blocks_give_the_same_bits() -> None:
     assert torch.equal(first.cross, second.cross)
 
 
+def test_panels_make_a_symmetric_matrix_of_any_width() -> None:
+    for dim in (1, 127, 128, 129, 300):
+        features, labels, classes = data((40, dim, 3), 5)
+        gram = stream_moments(blocks(features, labels, 16), classes).gram
+        assert torch.equal(gram, gram.T)
+        close(gram, features.double().T @ features.double())
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_features_that_are_not_finite_are_refused(bad: float) -> None:
     features, labels, classes = data((20, 3, 2), 0)

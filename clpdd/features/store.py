@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from ..errors import ArtifactError
 from ..files import canonical_json, read_json, sha256_bytes, sha256_file
+from .shards import ShardReader
 
 __all__ = ["FORMAT", "GROUP", "FeatureStore", "content_digest", "seal"]
 
@@ -59,7 +61,9 @@ class FeatureStore:
         self.dtype: str = record["dtype"]
         self._rows: int = record["rows"]
         self._grouped = f"groups/{GROUP}" in record["files"]
-        self._features = self._array("features", (self._rows, self.dim), self.dtype)
+        features = self._array("features", (self._rows, self.dim), self.dtype)
+        heights = features.chunks[0], (features.shards or features.chunks)[0]
+        self._shards = ShardReader(path / "features", self.dim, self.dtype, *heights)
         labels = self._array("labels", (self._rows,), "int64")
         with _explained(path):
             self.labels: Tensor = torch.from_numpy(np.array(labels[:]))
@@ -91,11 +95,6 @@ class FeatureStore:
     def __len__(self) -> int:
         return self._rows
 
-    @property
-    def chunk_rows(self) -> int:
-        """Rows of a chunk: reading one of them reads them all."""
-        return int(self._features.chunks[0])
-
     @cached_property
     def ids(self) -> list[str]:
         """The sample id of every row."""
@@ -111,12 +110,21 @@ class FeatureStore:
         with _explained(self.path):
             return [str(one) for one in np.asarray(array[:]).tolist()]
 
+    @property
+    def chunk_rows(self) -> int:
+        """Rows of a chunk: reading one of them reads them all."""
+        return self._shards.chunk_rows
+
     def features(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """All features ``(N, d)``. Raises ``ArtifactError`` when a checksum does not fit."""
         everything = torch.empty(self._rows, self.dim, dtype=dtype)
-        step = int(self._features.chunks[0]) * 16
-        for start in range(0, self._rows, step):
-            everything[start : start + step] = torch.from_numpy(self.stored(start, start + step)).to(dtype)
+        if dtype == getattr(torch, self.dtype):
+            with _explained(self.path):
+                self._shards.read(0, everything.numpy())
+            return everything
+        step = self.chunk_rows * 16
+        for start, (features, _) in zip(range(0, self._rows, step), self.scan(step, dtype), strict=True):
+            everything[start : start + step] = features
         return everything
 
     def blocks(self, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -124,14 +132,39 @@ class FeatureStore:
 
         Raises ``ArtifactError`` when a checksum does not fit.
         """
-        for start in range(0, self._rows, rows):
-            features = torch.from_numpy(self.stored(start, start + rows)).float()
-            yield features, self.labels[start : start + rows]
+        for features, labels in self.scan(rows):
+            yield features.clone(), labels
+
+    def scan(self, rows: int, dtype: torch.dtype = torch.float32) -> Generator[tuple[Tensor, Tensor], None, None]:
+        """``blocks`` in ``dtype``, each read while the one before it is used, in two buffers that are used in turn.
+
+        What is yielded holds until the next pair is asked for. Memory is bounded by ``rows``, and no page of it is
+        touched for the first time but once, which is most of what reading costs.
+        """
+        rows = min(rows, self._rows)
+        raw = np.empty((rows, self.dim), self._shards.dtype)
+        buffers = [torch.empty(rows, self.dim, dtype=dtype) for _ in range(2)]
+
+        def load(start: int) -> Tensor:
+            count = min(rows, self._rows - start)
+            with _explained(self.path):
+                self._shards.read(start, raw[:count])
+            return buffers[start // rows % 2][:count].copy_(torch.from_numpy(raw[:count]))
+
+        with ThreadPoolExecutor(1, thread_name_prefix="features") as reader:
+            coming = reader.submit(load, 0)
+            for start in range(0, self._rows, rows):
+                features = coming.result()
+                if start + rows < self._rows:
+                    coming = reader.submit(load, start + rows)
+                yield features, self.labels[start : start + rows]
 
     def stored(self, start: int, stop: int) -> NDArray[Any]:
         """Features of rows ``[start, stop)`` in the stored dtype."""
+        found = np.empty((max(0, min(stop, self._rows) - start), self.dim), self._shards.dtype)
         with _explained(self.path):
-            return np.array(self._features[start:stop])
+            self._shards.read(start, found)
+        return found
 
     def _array(self, name: str, shape: tuple[int, ...], dtype: str | None) -> zarr.Array[Any]:
         with _explained(self.path):
