@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .config import Settings, load_settings
-from .encoders import Encoder, load_encoder, resolve_device
+from .encoders import Encoder, architecture_of, load_encoder, resolve_device
 from .errors import SettingsError
 from .files import read_json, sha256_file, write_json
 from .layout import SPLITS, Layout
@@ -69,6 +69,8 @@ def index(project: Project) -> None:
     from .datasets import build_index
 
     layout, settings = project.layout, project.settings
+    for name in settings.encoders:  # a misspelt one is refused before any image is read
+        architecture_of(settings.options(name).model or name, settings.options(name).image_size)
     with exclusive(layout.work, "index", settings.runtime.wait_seconds):
         begun = time.monotonic()
         partial = layout.work / "index" / "partial"

@@ -187,9 +187,19 @@ def test_no_tuning_stage_depends_on_the_test_split() -> None:
         assert names <= {"train", "validation", "${item.encoder}"}, stage
 
 
-@pytest.mark.parametrize("command", [["index"], ["cache", "--encoder", "clpdd_resnet14"], ["evaluate"]])
-def test_a_wrong_setting_stops_every_command_before_work(tmp_path: Path, command: list[str]) -> None:
-    (tmp_path / "params.yaml").write_text("distill: {temprature: 1.0}\n")
+@pytest.mark.parametrize(
+    ("command", "setting", "hint"),
+    [
+        (["index"], "distill: {temprature: 1.0}", "did you mean temperature?"),
+        (["cache", "--encoder", "clpdd_resnet14"], "distill: {temprature: 1.0}", "did you mean temperature?"),
+        (["evaluate"], "distill: {temprature: 1.0}", "did you mean temperature?"),
+        (["index"], "encoders: [resnet1O]", "near names: resnet1"),
+    ],
+)
+def test_a_wrong_setting_stops_every_command_before_work(
+    tmp_path: Path, command: list[str], setting: str, hint: str
+) -> None:
+    (tmp_path / "params.yaml").write_text(f"{setting}\n")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-m", "clpdd.cli", *command],
@@ -200,6 +210,6 @@ def test_a_wrong_setting_stops_every_command_before_work(tmp_path: Path, command
         check=False,
     )
     assert done.returncode == 2
-    assert "did you mean temperature?" in done.stderr
+    assert hint in done.stderr
     assert "Traceback" not in done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["params.yaml"]
