@@ -260,17 +260,12 @@ def _results(options: argparse.Namespace) -> None:
 
 
 def _encoder(options: argparse.Namespace, settings: Settings, name: str) -> Encoder:
+    from .config import EncoderOptions
     from .encoders import load_encoder, resolve_device
 
-    known = settings.options(name)
-    return load_encoder(
-        name,
-        model=options.model or known.model,
-        weights=options.weights or known.weights,
-        image_size=options.image_size or known.image_size,
-        features=known.features,
-        device=resolve_device(settings.runtime.device),
-    )
+    given = {key: value for key in ("model", "weights", "image_size") if (value := getattr(options, key)) is not None}
+    known = settings.encoder_options.get(name, EncoderOptions()).model_copy(update=given).completed(name)
+    return load_encoder(name, **known.model_dump(), device=resolve_device(settings.runtime.device))
 
 
 def _settings(options: argparse.Namespace) -> Settings:

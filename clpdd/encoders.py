@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision import transforms as tv
 
 from . import models  # noqa: F401  (registers our architectures with timm)
+from .config import KNOWN_ENCODERS, EncoderOptions
 from .errors import ArtifactError, ResourceError, SettingsError
 from .files import explain_memory_errors, sha256_bytes
 from .resample import resize
@@ -173,8 +174,8 @@ def load_encoder(
     """Build a frozen encoder.
 
     Args:
-        name: what to call it; also the timm model name (``"vit_base_patch14_dinov2.lvd142m"``, or
-            ``"hf-hub:..."``) unless ``model`` says otherwise.
+        name: what to call it; also a short name (``clpdd.config.KNOWN_ENCODERS``) or the timm model name
+            (``"vit_base_patch14_dinov2.lvd142m"``, or ``"hf-hub:..."``) unless ``model`` says otherwise.
         weights: a local ``.safetensors`` file instead of timm's pre-trained weights. Nothing that unpickles is read.
         image_size: input side in pixels; ``None`` takes the model's own. ViTs resize their position embeddings.
         device: where to put it.
@@ -183,10 +184,15 @@ def load_encoder(
         features: ``default``, ``class_token``, ``mean_patch`` or ``both``.
 
     Raises:
-        SettingsError: unknown model name (near names are listed), an image size that the model refuses, or
-            features it has not.
+        SettingsError: unknown model name (near names are listed), an image size that the model refuses,
+            features it has not, or a short name whose weights must be brought and are not.
         ArtifactError: weights that cannot be had, are not safetensors, or do not fit the model.
     """
+    if model is None and name in KNOWN_ENCODERS:
+        brought = str(weights) if weights is not None else None if untrained is None else "none: untrained"
+        given = EncoderOptions(weights=brought, image_size=image_size).completed(name)
+        model, image_size = given.model, given.image_size
+        features = given.features if features == "default" else features
     architecture, own = architecture_of(model or name, image_size)
     size = _input_size(architecture, image_size)
     pretrained = weights is None and untrained is None

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import timm
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from timm.data import create_transform, resolve_data_config
 from torchvision import transforms as tv
 
+from clpdd.config import KNOWN_ENCODERS, EncoderOptions, parse_settings
 from clpdd.decoding import Preprocess
 from clpdd.encoders import Encoder, encode, load_encoder, load_weights
 from clpdd.errors import ArtifactError, ResourceError, SettingsError
@@ -279,3 +281,27 @@ def test_a_model_without_a_class_token_keeps_its_mean_patch() -> None:
     model = timm.create_model("vit_base_patch16_siglip_224", pretrained=False, num_classes=0, **small)
     with pytest.raises(ValueError, match="no class token: set features to default or mean_patch"):
         Encoder("siglip", model, 32, "class_token")
+
+
+# -- short names -------------------------------------------------------------------------------------------------------
+
+
+def test_short_names_agree_with_the_presets_and_with_timm() -> None:
+    folder = Path(__file__).parents[1] / "presets" / "encoders"
+    for name, known in KNOWN_ENCODERS.items():
+        assert timm.is_model(known.model.split(".")[0])
+        options = yaml.safe_load((folder / f"{name}.yaml").read_text())["encoder_options"][name]
+        weights = options.pop("weights", None)
+        assert known.own_weights == (weights is not None)
+        said = EncoderOptions(**options)
+        assert said == EncoderOptions(model=known.model, image_size=known.image_size, features=known.features)
+        assert EncoderOptions(weights=weights).completed(name) == said.model_copy(update={"weights": weights})
+
+
+def test_a_short_name_builds_its_model_and_never_with_the_weights_of_another() -> None:
+    made = load_encoder("dinov3", image_size=32, untrained=0, device="cpu", arguments={"depth": 1})
+    assert (made.name, made.size, made.features) == ("dinov3", 32, "class_token")
+    with pytest.raises(SettingsError, match=r"encoder_options\.mocov3\.weights is needed"):
+        load_encoder("mocov3", device="cpu")
+    with pytest.raises(SettingsError, match=r"encoder_options\.mocov3\.weights is needed"):
+        parse_settings({"encoders": ["mocov3"]}).options("mocov3")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .catalogue import CATALOGUE, Entry, entry
+from .known import KNOWN_ENCODERS, KnownEncoder
 from .loading import load_settings, parse_settings
 from .sections import (
     AugmentSettings,
@@ -23,6 +24,7 @@ from .variants import BUILT_IN, Variant, resolve
 __all__ = [
     "BUILT_IN",
     "CATALOGUE",
+    "KNOWN_ENCODERS",
     "AugmentSettings",
     "BenchmarkSettings",
     "CacheSettings",
@@ -32,6 +34,7 @@ __all__ = [
     "Entry",
     "EvaluateSettings",
     "KernelSettings",
+    "KnownEncoder",
     "ReportSettings",
     "RuntimeSettings",
     "Settings",

@@ -19,6 +19,7 @@ from pydantic import (
 
 from ..errors import SettingsError
 from .catalogue import PLACED_BY_SPLIT, entry
+from .known import KNOWN_ENCODERS, Features
 
 __all__ = [
     "AugmentSettings",
@@ -148,8 +149,24 @@ class EncoderOptions(Section):
     """local safetensors file; null takes the model's pre-trained weights"""
     image_size: Annotated[int, Field(ge=8, le=4096)] | None = None
     """side of the input in pixels; null takes the model's own, ViTs resize their position embeddings"""
-    features: Literal["default", "class_token", "mean_patch", "both"] = "default"
+    features: Features = "default"
     """what of a ViT's output: what the model itself gives, its class token, its mean patch token, or both joined"""
+
+    def completed(self, name: str) -> EncoderOptions:
+        """With what a short name of ``KNOWN_ENCODERS`` stands for, where it does and these options name no model.
+
+        Raises ``SettingsError`` for an encoder whose weights must be brought and are not.
+        """
+        known = KNOWN_ENCODERS.get(name)
+        if known is None or self.model is not None:
+            return self
+        if known.own_weights and self.weights is None:
+            raise SettingsError(
+                f"encoder_options.{name}.weights is needed: {known.model}, which {name} is built as, has other weights "
+                f"({known.note}); give a safetensors file"
+            )
+        own = {"model": known.model, "image_size": known.image_size, "features": known.features}
+        return EncoderOptions.model_validate(own | self.model_dump(exclude_unset=True, exclude_none=True))
 
 
 class CacheSettings(Section):

@@ -112,8 +112,8 @@ class Settings(Section):
         return variants
 
     def options(self, encoder: str) -> EncoderOptions:
-        """The options of one encoder; defaults when none are given."""
-        return self.encoder_options.get(encoder, EncoderOptions())
+        """The options of one encoder, short names resolved. Raises ``SettingsError`` when it lacks weights."""
+        return self.encoder_options.get(encoder, EncoderOptions()).completed(encoder)
 
     def variant(self, name: str) -> tuple[str, DistillSettings]:
         """The method behind a name in ``methods``, and the settings it runs with."""
