@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clpdd.layout import SPLITS
 from flows.mend import mend
 from flows.processes import Line, environment, holding, run, stopping
 
@@ -307,7 +308,9 @@ def forget(work: Path, stages: Iterable[Stage]) -> None:
     """Drop what the stages have finished or begun in the work folder, so that they make it anew."""
     for stage in stages:
         item = stage.name.partition("@")[2]
-        shutil.rmtree(work / stage.group / item, ignore_errors=True)
+        rooms = [f"{item}-{split}" for split in SPLITS] if stage.group == "cache" else [item]
+        for room in rooms:
+            shutil.rmtree(work / stage.group / room, ignore_errors=True)
 
 
 def has_remote(root: Path) -> bool:

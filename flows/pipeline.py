@@ -146,7 +146,7 @@ def pipeline(
         parallel: how many stages may run at once.
         push: whether to push the outputs to the DVC remote afterwards.
         upstream: whether to bring what the targets need up to date too.
-        force: make the targets anew even when they are up to date, and what was finished before too.
+        force: make the targets, and with ``upstream`` what they need, anew: what was finished or begun is dropped.
         gpu: name of the Prefect concurrency limit of which a stage takes one slot; none takes none.
         gpu_stages: the stages (names in dvc.yaml) that take one.
         grace: seconds a stopped stage has to save its state before it is killed.

@@ -29,6 +29,7 @@ from clpdd.encoders import Encoder, encode, load_encoder
 from clpdd.errors import ArtifactError, NumericalError, ResourceError
 from clpdd.features import FeatureStore, cache_features
 from clpdd.files import sha256_tree
+from flows.dvc import Stage, forget
 
 ROWS = 150
 SMALL = CacheSettings(dtype="float32", batch_size=12, workers=0, chunk_rows=8, shard_rows=32)
@@ -277,6 +278,16 @@ def test_other_settings_or_encoders_have_work_folders_of_their_own(index: Path, 
     save_file(state, tmp_path / "changed.safetensors")
     run(make_encoder(tmp_path / "changed.safetensors"), SMALL)
     assert len(list((tmp_path / "work").rglob("fingerprint.json"))) == 5
+
+
+def test_the_flow_forgets_the_work_of_that_encoder_alone(index: Path, weights: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    for name in ("one", "one-more"):
+        encoder = make_encoder(weights, name)
+        with counted(encoder, fail_at=2), pytest.raises(KeyboardInterrupt):
+            cache_features(index, encoder, SMALL, tmp_path / f"{name}.zarr", work)
+    forget(work, [Stage("cache@one", (), str(tmp_path), ())])
+    assert {found.parents[1].name for found in work.rglob("fingerprint.json")} == {"one-more-train"}
 
 
 KILLED = """
