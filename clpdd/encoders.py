@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torchvision import transforms as tv
 
 from . import models  # noqa: F401  (registers our architectures with timm)
-from .config import KNOWN_ENCODERS, EncoderOptions
 from .errors import ArtifactError, ResourceError, SettingsError
 from .files import explain_memory_errors, sha256_bytes
 from .resample import resize
@@ -188,6 +187,8 @@ def load_encoder(
             features it has not, or a short name whose weights must be brought and are not.
         ArtifactError: weights that cannot be had, are not safetensors, or do not fit the model.
     """
+    from .config import KNOWN_ENCODERS, EncoderOptions  # here: encoders must import where there is no pydantic
+
     if model is None and name in KNOWN_ENCODERS:
         brought = str(weights) if weights is not None else None if untrained is None else "none: untrained"
         given = EncoderOptions(weights=brought, image_size=image_size).completed(name)
