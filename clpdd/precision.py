@@ -52,7 +52,7 @@ def encoder_call(encoder: Encoder, precision: str = "auto", compile: bool = Fals
         except torch._dynamo.exc.TorchDynamoException as error:
             said = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise SettingsError(
-                f"runtime.compile is true, but {encoder.name!r} cannot be compiled on this machine ({said}): set it "
+                f"distill.compile is true, but {encoder.name!r} cannot be compiled on this machine ({said}): set it "
                 f"to false, or see that a C++ compiler (CPU) or Triton (CUDA) is installed"
             ) from error
 
