@@ -13,7 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from .errors import ClpddError, DataError, Preempted, ResourceError
+from .distributed import connect, launched
+from .errors import ClpddError, DataError, Preempted, ResourceError, SettingsError
 from .files import explain_os_error, is_memory_error
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from .stages import Project
 
 __all__ = ["build_parser", "main"]
+
+_OVER_RANKS = ("cache",)  # commands that several processes may run together
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -108,6 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, _stop)
     try:
+        if options.command not in _OVER_RANKS and launched().size > 1:
+            raise SettingsError("runs in one process: start it without torchrun, and with WORLD_SIZE unset")
         options.run(options)
     except ClpddError as error:
         print(f"clpdd {options.command}: {error}", file=sys.stderr)
@@ -190,7 +195,8 @@ def _index(options: argparse.Namespace) -> None:
 def _cache(options: argparse.Namespace) -> None:
     from . import stages
 
-    stages.cache(stages.open_project(options.params, options.data), options.encoder)
+    with connect() as ranks:
+        stages.cache(stages.open_project(options.params, options.data, ranks), options.encoder)
 
 
 def _kernels(options: argparse.Namespace) -> None:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import multiprocessing
+import os
 import queue
 import signal
 import threading
@@ -30,7 +32,7 @@ from . import errors
 from .datasets import Index
 from .errors import ClpddError, DataError, ResourceError
 
-__all__ = ["Batch", "Preprocess", "decode_batches", "decode_rows"]
+__all__ = ["Batch", "Preprocess", "available_cores", "choose_workers", "decode_batches", "decode_rows"]
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,8 @@ Batch = tuple[int, int]
 Pixels = NDArray[np.uint8]
 
 _MAX_RESIZED = 2**27
+_START_SECONDS = 2.0  # about what it takes to start a worker process
+_MARGIN = 1.1  # of decoding over encoding, so that the slower batches do not hold the encoder up
 _MODES = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -80,6 +84,27 @@ class Preprocess:
         left, top = round((size[0] - self.crop) / 2), round((size[1] - self.crop) / 2)
         image = image.crop((left, top, left + self.crop, top + self.crop))
         return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
+
+
+def choose_workers(decoding: float, encoding: float, batches: int, cores: int) -> int:
+    """Processes that decode as fast as the encoder encodes.
+
+    Args:
+        decoding, encoding: seconds that one batch takes.
+        batches: batches to come.
+        cores: processors that may be used, >= 1.
+
+    Returns:
+        In ``[1, cores]``; 0 where all decoding is done before another process has started.
+    """
+    if decoding * batches < _START_SECONDS:
+        return 0
+    return max(1, min(cores, math.ceil(_MARGIN * decoding / max(encoding, 1e-9))))
+
+
+def available_cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def decode_rows(index: Index, preprocess: Preprocess, start: int, stop: int) -> Pixels:
@@ -170,7 +195,7 @@ def _work(index_path: str, preprocess: Preprocess, batches: list[Batch], pipe: C
             for start, stop in batches:
                 pixels = decode_rows(index, preprocess, start, stop)
                 pipe.send_bytes(b"")
-                pipe.send_bytes(pixels.reshape(-1).data)
+                _write_all(pipe.fileno(), pixels.reshape(-1).data)
         except BrokenPipeError:
             raise
         except ClpddError as error:
@@ -197,7 +222,8 @@ def _receive(
             if trouble:
                 item = _error(trouble)
             else:
-                item = np.frombuffer(bytearray(pipe.recv_bytes()), np.uint8).reshape(stop - start, 3, side, side)
+                item = np.empty((stop - start, 3, side, side), np.uint8)
+                _read_all(pipe.fileno(), item.reshape(-1).data)
         except (EOFError, OSError):
             process.join(timeout=5)
             item = ResourceError(
@@ -212,6 +238,20 @@ def _receive(
                 continue
         if stopped.is_set() or isinstance(item, Exception):
             return
+
+
+def _write_all(descriptor: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def _read_all(descriptor: int, data: memoryview) -> None:
+    """Fill ``data``, straight from the pipe: ``Connection`` would copy it three times. Raises ``EOFError``."""
+    while data:
+        count = os.readv(descriptor, [data])
+        if not count:
+            raise EOFError
+        data = data[count:]
 
 
 def _error(message: bytes) -> Exception:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .config import Settings, load_settings
+from .distributed import ALONE, Ranks
 from .encoders import Encoder, architecture_of, load_encoder, resolve_device
 from .errors import SettingsError
 from .files import read_json, sha256_file, write_json
@@ -37,10 +38,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Project:
-    """Settings and the folder their artifacts lie in."""
+    """Settings, the folder their artifacts lie in, and this process among those that run the stage together."""
 
     settings: Settings
     layout: Layout
+    ranks: Ranks = ALONE
 
     def encoder(self, name: str) -> Encoder:
         """One of the configured encoders, on the configured device."""
@@ -51,17 +53,17 @@ class Project:
     def encoder_arguments(self, name: str) -> dict[str, Any]:
         """Arguments of ``load_encoder``, as JSON values that another process can be handed."""
         options = self.settings.options(name).model_dump()
-        return {"name": name, **options, "device": str(resolve_device(self.settings.runtime.device))}
+        return {"name": name, **options, "device": str(self.ranks.device(resolve_device(self.settings.runtime.device)))}
 
 
-def open_project(params: Path | str = "params.yaml", data: Path | str = "data") -> Project:
+def open_project(params: Path | str = "params.yaml", data: Path | str = "data", ranks: Ranks = ALONE) -> Project:
     """Read the settings and set the number of CPU threads. Raises ``SettingsError``."""
     settings = load_settings(params)
     if settings.runtime.threads:
         torch.set_num_threads(settings.runtime.threads)
     # cuBLAS and cuDNN give the same bits for the same input only when asked to
     torch.backends.cudnn.deterministic = True
-    return Project(settings, Layout(Path(data)))
+    return Project(settings, Layout(Path(data)), ranks)
 
 
 def index(project: Project) -> None:
@@ -94,6 +96,7 @@ def cache(project: Project, encoder: str) -> None:
             project.layout.work,
             wait=project.settings.runtime.wait_seconds,
             measured=lambda images, seconds: rates.append(images / seconds),
+            ranks=project.ranks,
         )
         clock = project.layout.clocks / f"cache-{encoder}-{split}.json"
         if rates and clock.exists():

@@ -35,7 +35,16 @@ from .files import (
     write_json,
 )
 
-__all__ = ["FORMAT", "WorkFolder", "exclusive", "fingerprint", "peak_memory_mb", "versions"]
+__all__ = [
+    "FORMAT",
+    "WorkFolder",
+    "await_ranks",
+    "exclusive",
+    "fingerprint",
+    "hold_as_rank",
+    "peak_memory_mb",
+    "versions",
+]
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +129,35 @@ def _lock(home: Path, what: str, wait: float) -> int:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
     return descriptor
+
+
+def await_ranks(folder: Path, wait: float = 60.0) -> None:
+    """Wait until no rank of an earlier run, whose rank 0 has ended, is still at work in ``folder``.
+
+    Raises ``BusyError`` after ``wait`` seconds.
+    """
+    with explain_os_errors("use the work folder", folder):
+        os.close(_lock(folder, "a rank of an earlier run of the same work", wait))
+
+
+@contextlib.contextmanager
+def hold_as_rank(folder: Path) -> Iterator[None]:
+    """Hold ``folder``, beside other ranks, for the length of the block; rank 0 holds the work folder itself.
+
+    Raises ``ResourceError`` when the folder, which rank 0 has made, is not to be seen from here.
+    """
+    if not folder.is_dir():
+        raise ResourceError(
+            f"rank 0 has made the work folder {folder}, but it cannot be seen from here: the data must lie on a file "
+            f"system that all ranks share, at the same path"
+        )
+    with explain_os_errors("use the work folder", folder):
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def peak_memory_mb() -> float:

@@ -15,7 +15,7 @@ import timm
 from PIL import Image
 
 from clpdd.datasets import index_arrays
-from clpdd.decoding import Preprocess, decode_batches
+from clpdd.decoding import Preprocess, choose_workers, decode_batches
 from clpdd.encoders import Encoder
 from clpdd.errors import ArtifactError, DataError, ResourceError
 from clpdd.files import sha256_bytes
@@ -93,6 +93,23 @@ def test_a_killed_worker_is_an_error_not_a_hang(index: Path) -> None:
         with pytest.raises(ResourceError, match="exit code -9"):
             list(decoded)
     assert no_children(0)
+
+
+@pytest.mark.parametrize(
+    ("decoding", "encoding", "batches", "cores", "workers"),
+    [
+        (0.01, 0.1, 100, 8, 0),  # one second in all: done before a process has started
+        (0.01, 0.1, 10_000, 8, 1),
+        (0.3, 0.1, 1000, 8, 4),  # three would have nothing to spare
+        (5.0, 0.1, 1000, 8, 8),
+        (5.0, 0.1, 1000, 1, 1),
+        (1.0, 0.0, 1000, 2, 2),
+    ],
+)
+def test_workers_follow_what_decoding_and_encoding_take(
+    decoding: float, encoding: float, batches: int, cores: int, workers: int
+) -> None:
+    assert choose_workers(decoding, encoding, batches, cores) == workers
 
 
 def test_leaving_early_stops_the_workers(index: Path) -> None:

@@ -183,9 +183,9 @@ def test_a_shard_is_a_file_and_zarr_alone_can_read_it(finished: Path) -> None:
     assert not list(finished.rglob("*.partial"))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, 2, None])
 def test_bytes_do_not_depend_on_the_workers(
-    index: Path, encoder: Encoder, finished: Path, tmp_path: Path, workers: int
+    index: Path, encoder: Encoder, finished: Path, tmp_path: Path, workers: int | None
 ) -> None:
     settings = SMALL.model_copy(update={"workers": workers})
     cache_features(index, encoder, settings, tmp_path / "train.zarr", tmp_path / "work")

@@ -174,7 +174,7 @@ class CacheSettings(Section):
 
     dtype: Literal["float16", "float32"] = "float16"
     batch_size: Positive = 64
-    workers: Annotated[int, Field(ge=0, le=256)] = 1
+    workers: Annotated[int, Field(ge=0, le=256)] | None = None
     chunk_rows: Positive = 512
     shard_rows: Positive = 8192
 

@@ -2,15 +2,15 @@
 
 Three things run side by side: worker processes decode, this thread encodes, a background thread writes finished
 shards. Batches are cut afresh at the start of every shard, so that a shard's bytes are the same whether it is encoded
-in one run with the others or alone in a resumed one.
+in one run with the others, alone in a resumed one, or by another rank.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,24 +19,25 @@ import numpy as np
 import torch
 import zarr
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 from zarr.codecs import Crc32cCodec
 
 from ..datasets import Index
-from ..decoding import Batch, Preprocess, decode_batches
+from ..decoding import Batch, Preprocess, available_cores, choose_workers, decode_batches, decode_rows
+from ..distributed import ALONE, Ranks
 from ..encoders import Encoder, encode
-from ..errors import ArtifactError, DataError, NumericalError
+from ..errors import DataError, NumericalError
 from ..files import (
     explain_memory_errors,
     explain_os_errors,
-    read_json,
     remove,
     sha256_file,
-    sync_folder,
     write_json,
 )
 from ..provenance import code_digest
-from ..work import WorkFolder, fingerprint
+from ..work import WorkFolder, await_ranks, fingerprint, hold_as_rank
+from .proof import Proven, sync
 from .store import FORMAT, GROUP, FeatureStore, content_digest, seal
 
 if TYPE_CHECKING:
@@ -47,7 +48,6 @@ __all__ = ["cache_features"]
 log = logging.getLogger(__name__)
 
 _STORE = "features.zarr"
-_PROVEN = "shards.json"
 
 
 def cache_features(
@@ -60,10 +60,11 @@ def cache_features(
     wait: float = 0.0,
     progress: bool = True,
     measured: Callable[[int, float], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> FeatureStore:
     """Encode every image of an index into a feature store, or go on with what a killed run has left.
 
-    With ``settings.workers`` above 0 a script must call this below ``if __name__ == "__main__":``, because worker
+    With ``settings.workers`` other than 0 a script must call this below ``if __name__ == "__main__":``, because worker
     processes are spawned.
 
     Args:
@@ -74,15 +75,18 @@ def cache_features(
         work_root: root of the work folders, on the file system of ``target`` if possible (hard links).
         wait: seconds to wait for another run that does the same.
         progress: show a progress bar where there is a terminal.
-        measured: called with (images encoded in this run, seconds that took); not called when nothing was encoded.
+        measured: called on rank 0 with (images encoded in this run, seconds that took); not called when nothing was
+            encoded.
+        ranks: this process among those that call this with the same arguments; they share the unfinished shards. The
+            files must lie on a file system that all of them see.
 
     Returns:
-        The store at ``target``. Its bytes do not depend on ``workers`` or on interruptions.
+        The store at ``target``. Its bytes do not depend on ``workers``, ``ranks`` or interruptions.
 
     Raises:
         DataError: the index holds no images, or an image cannot be decoded.
         NumericalError: a feature is NaN, infinite, or beyond the range of float16; the sample is named.
-        ArtifactError, ResourceError, BusyError: see their descriptions.
+        ArtifactError, ResourceError, BusyError, SettingsError: see their descriptions.
     """
     index_path, target = Path(index_path), Path(target)
     index = Index.open(index_path)
@@ -95,54 +99,28 @@ def cache_features(
         device=encoder.mean.device.type,
         code=code_digest("clpdd.features"),
     )
-    with WorkFolder(work_root, "cache", f"{encoder.name}/{index.split}", parts, wait) as work:
-        job = _Job(index_path, index, encoder, settings, work.out / _STORE, work.path / _PROVEN, progress, measured)
-        work.produce(job.run, {_STORE: target}, discard=(_PROVEN,))
+    work = WorkFolder(work_root, "cache", f"{encoder.name}/{index.split}", parts, wait)
+    ranks.agree("settings, code or data", work.digest)
+    job = _Job(index_path, index, encoder, settings, work, progress, measured, ranks)
+    with contextlib.ExitStack() as held:
+        if ranks.first:
+            held.enter_context(work)
+            if ranks.size > 1:
+                await_ranks(work.path)
+        ranks.barrier()
+        if not ranks.first:
+            held.enter_context(hold_as_rank(work.path))
+        ranks.barrier()
+        if not ranks.first:
+            job.follow()
+        elif not work.produce(job.run, {_STORE: target}, discard=("shards.json",)):
+            ranks.from_first(None)
+        ranks.barrier()
     return FeatureStore.open(target)
 
 
-class _Proven:
-    """Files known to be whole: name in the store -> SHA-256, recorded after the file is safe on disk."""
-
-    def __init__(self, store: Path, record: Path) -> None:
-        self.store, self.record = store, record
-        self.hashes: dict[str, str] = {}
-
-    def add(self, name: str) -> None:
-        file = self.store / name
-        _sync(file)
-        self.hashes[name] = sha256_file(file)
-        write_json(self.record, self.hashes)
-
-    def recall(self) -> None:
-        """Keep the files that are what an earlier run recorded; remove every other file of the store."""
-        recorded: dict[str, str] = {}
-        if self.record.exists():
-            try:
-                recorded = dict(read_json(self.record))
-            except (ArtifactError, TypeError, ValueError) as error:
-                log.warning("the list of finished shards is damaged (%s): everything is encoded again", error)
-        self.hashes = {
-            name: digest
-            for name, digest in recorded.items()
-            if (self.store / name).is_file() and sha256_file(self.store / name) == digest
-        }
-        altered = sorted(recorded.keys() - self.hashes.keys())
-        if altered:
-            log.warning(
-                "%d finished files in %s are missing or were altered and are made again: %s",
-                len(altered),
-                self.store,
-                ", ".join(altered[:3]) + (", ..." if len(altered) > 3 else ""),
-            )
-        # Zarr leaves its own temporary files behind when it is killed; they must not be published.
-        for file in self.store.rglob("*"):
-            if file.is_file() and file.relative_to(self.store).as_posix() not in self.hashes:
-                file.unlink()
-
-
 class _Job:
-    """One run of encoding one split into ``store``."""
+    """One run of encoding one split into ``work.out``: rank 0's part is ``run``, that of the others ``follow``."""
 
     def __init__(
         self,
@@ -150,27 +128,46 @@ class _Job:
         index: Index,
         encoder: Encoder,
         settings: CacheSettings,
-        store: Path,
-        record: Path,
+        work: WorkFolder,
         progress: bool,
         measured: Callable[[int, float], None] | None,
+        ranks: Ranks,
     ) -> None:
         self.index_path, self.index, self.encoder, self.settings = index_path, index, encoder, settings
-        self.store, self.progress, self.measured = store, progress, measured
-        self.proven = _Proven(store, record)
+        self.store, self.progress, self.measured, self.ranks = work.out / _STORE, progress, measured, ranks
+        self.proven = Proven(self.store, work.path, ranks.rank)
         self.dtype = np.dtype(settings.dtype)
 
     def run(self) -> None:
         with explain_os_errors("write features to", self.store):
             self.proven.recall()
             array = self._features_array()
-            names = [f"features/{array.metadata.encode_chunk_key((k, 0))}" for k in range(self._shards)]
+            names = [self._name(array, k) for k in range(self._shards)]
             todo = [k for k, name in enumerate(names) if name not in self.proven.hashes]
             if len(todo) < len(names):
                 log.info("%d of %d shards are finished already: going on", len(names) - len(todo), len(names))
-            if todo:
-                self._encode(array, names, todo)
+            began = time.monotonic()
+            self._encode(array, self.ranks.share(self.ranks.from_first(todo)))
+            self.ranks.barrier()
+            if self.measured is not None and todo:
+                count = sum(stop - start for start, stop in map(self._rows, todo))
+                self.measured(count, time.monotonic() - began)
+            self.proven.merge()
             self._complete(names)
+
+    def follow(self) -> None:
+        """Encode this rank's share of what rank 0 finds unfinished, if it finds anything."""
+        todo = self.ranks.from_first(None)
+        if todo is None:
+            return
+        with explain_os_errors("write features to", self.store):
+            array = zarr.open_array(str(self.store / "features"), mode="r+", zarr_format=3)
+            self._encode(array, self.ranks.share(todo))
+        self.ranks.barrier()
+
+    @staticmethod
+    def _name(array: zarr.Array[Any], shard: int) -> str:
+        return f"features/{array.metadata.encode_chunk_key((shard, 0))}"
 
     def _features_array(self) -> zarr.Array[Any]:
         """The sharded array: the one of an earlier run when its metadata is whole, else a new one."""
@@ -208,43 +205,88 @@ class _Job:
         step = self.settings.batch_size
         return [(first, min(first + step, stop)) for first in range(start, stop, step)]
 
-    def _encode(self, array: zarr.Array[Any], names: list[str], todo: list[int]) -> None:
-        encoder, total = self.encoder, len(self.index)
+    def _encode(self, array: zarr.Array[Any], todo: list[int]) -> None:
+        if not todo:
+            return
+        encoder = self.encoder
         preprocess = Preprocess(encoder.resized, encoder.size, encoder.interpolation, encoder.squash)
         batches = [batch for shard in todo for batch in self._batches(shard)]
+        workers = self.settings.workers if self.settings.workers is not None else self._workers(preprocess, batches)
         count = sum(stop - start for start, stop in batches)
-        began = time.monotonic()
         with (
-            decode_batches(self.index_path, preprocess, batches, self.settings.workers) as decoded,
+            decode_batches(self.index_path, preprocess, batches, workers) as decoded,
             ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
             tqdm(
-                total=total,
-                initial=total - count,
+                total=len(self.index) if self.ranks.size == 1 else count,
+                initial=len(self.index) - count if self.ranks.size == 1 else 0,
                 unit="image",
                 desc=f"{encoder.name} {self.index.split}",
-                disable=None if self.progress else True,
+                disable=None if self.progress and self.ranks.first else True,
             ) as bar,
         ):
             writing: Future[None] | None = None
             for shard in todo:
                 start, stop = self._rows(shard)
                 rows = np.empty((stop - start, encoder.dim), self.dtype)
-                for first, last in self._batches(shard):
-                    rows[first - start : last - start] = self._features(next(decoded), first)
-                    bar.update(last - first)
+                for first, features in self._ahead(decoded, self._batches(shard)):
+                    rows[first - start : first - start + len(features)] = features
+                    bar.update(len(features))
                 # One shard in memory is written while the next is filled.
                 if writing is not None:
                     writing.result()
-                writing = writer.submit(self._write, array, names[shard], start, rows)
+                writing = writer.submit(self._write, array, self._name(array, shard), start, rows)
             if writing is not None:
                 writing.result()
-        if self.measured is not None:
-            self.measured(count, time.monotonic() - began)
 
-    def _features(self, pixels: NDArray[np.uint8], first: int) -> NDArray[Any]:
-        lower = f"lower cache.batch_size (now {self.settings.batch_size}); finished shards are kept"
-        with torch.inference_mode(), explain_memory_errors(lower):
-            wide = encode(self.encoder, torch.from_numpy(pixels), batch=len(pixels)).cpu().numpy()
+    def _workers(self, preprocess: Preprocess, batches: list[Batch]) -> int:
+        """Processes that keep the encoder busy, going by the second of two batches decoded and encoded here."""
+        decoding = encoding = 0.0
+        for first, last in batches[:2]:
+            began = time.monotonic()
+            pixels = decode_rows(self.index, preprocess, first, last)
+            decoded = time.monotonic()
+            self._features(*self._launch(pixels), first)
+            decoding, encoding = decoded - began, time.monotonic() - decoded
+        workers = choose_workers(decoding, encoding, len(batches), available_cores() // self.ranks.here)
+        log.info(
+            "a batch takes %.3f s to decode and %.3f s to encode: %d decoding processes", decoding, encoding, workers
+        )
+        return workers
+
+    def _ahead(self, decoded: Iterator[NDArray[np.uint8]], batches: list[Batch]) -> Iterator[tuple[int, NDArray[Any]]]:
+        """First row and features of every batch; on a device the next batch is under way while one is fetched."""
+        under_way: tuple[Tensor, torch.cuda.Event | None, int] | None = None
+        for first, _ in batches:
+            launched = (*self._launch(next(decoded)), first)
+            if under_way is not None:
+                yield under_way[-1], self._features(*under_way)
+            under_way = launched
+        if under_way is not None:
+            yield under_way[-1], self._features(*under_way)
+
+    @property
+    def _out_of_memory(self) -> str:
+        return f"lower cache.batch_size (now {self.settings.batch_size}); finished shards are kept"
+
+    def _launch(self, pixels: NDArray[np.uint8]) -> tuple[Tensor, torch.cuda.Event | None]:
+        """Features ``(b, d)`` float32 in host memory, whole once the event has happened."""
+        device, images = self.encoder.mean.device, torch.from_numpy(pixels)
+        with torch.inference_mode(), explain_memory_errors(self._out_of_memory):
+            if device.type != "cuda":
+                return encode(self.encoder, images, batch=len(images)).cpu(), None
+            images = images.pin_memory().to(device, non_blocking=True)
+            features = encode(self.encoder, images, batch=len(images))
+            fetched = torch.empty_like(features, device="cpu", pin_memory=True).copy_(features, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+            return fetched, event
+
+    def _features(self, launched: Tensor, event: torch.cuda.Event | None, first: int) -> NDArray[Any]:
+        """What was launched for the rows from ``first`` on, in the dtype of the store, checked."""
+        with explain_memory_errors(self._out_of_memory):
+            if event is not None:
+                event.synchronize()
+        wide = launched.numpy()
         with np.errstate(over="ignore"):
             features = wide.astype(self.dtype)
         unusable = ~np.isfinite(features).all(axis=1)
@@ -280,7 +322,7 @@ class _Job:
             _write_column(self.store / "groups", np.array(self.index.groups, dtype=object), "string", "")
         names = [f"{column}/{file}" for column in columns for file in (GROUP, "c/0")]
         for name in names:
-            _sync(self.store / name)
+            sync(self.store / name)
         hashes = self.proven.hashes | {name: sha256_file(self.store / name) for name in names}
         features = zarr.open_array(str(self.store / "features"), mode="r", zarr_format=3)
         step = self.settings.shard_rows
@@ -316,12 +358,3 @@ def _write_column(path: Path, values: NDArray[Any], dtype: str, fill: int | str)
         zarr_format=3,
     )
     array[:] = values
-
-
-def _sync(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    sync_folder(file.parent)

@@ -1,0 +1,255 @@
+"""Several processes as one run: what the launcher says, collectives over gloo, and the cache stage over ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from clpdd import stages
+from clpdd.datasets import index_arrays
+from clpdd.distributed import ALONE, Ranks, launched
+from clpdd.errors import BusyError, ResourceError, SettingsError
+from clpdd.files import sha256_tree
+from clpdd.work import await_ranks, hold_as_rank
+
+COMPLETE = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+ENCODER = "clpdd_resnet14"
+PATIENCE = 240.0  # seconds until a process is taken to hang, however slow the machine
+
+
+def test_a_process_started_alone_is_a_group_of_one() -> None:
+    assert launched({"LOCAL_RANK": "3", "MASTER_PORT": "1"}) is ALONE
+    assert ALONE.first
+    assert ALONE.gather(4) == [4]
+    assert ALONE.from_first(5) == 5
+    assert ALONE.share([1, 2, 3]) == [1, 2, 3]
+
+
+def test_what_the_launcher_says_is_taken() -> None:
+    assert launched(COMPLETE) == Ranks(1, 2, 1, 2)
+    assert launched(COMPLETE | {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}) == Ranks(1, 2, 0, 1)
+
+
+@pytest.mark.parametrize("name", sorted(COMPLETE))
+def test_half_an_environment_is_refused_naming_what_is_missing(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"but {name} of .* not set"):
+        launched({key: value for key, value in COMPLETE.items() if key != name})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"RANK": "2"}, "RANK=2.*WORLD_SIZE=2"),
+        ({"RANK": "-1"}, "RANK=-1"),
+        ({"LOCAL_RANK": "2"}, "LOCAL_RANK=2"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE=0"),
+        ({"MASTER_PORT": "70000"}, "MASTER_PORT=70000"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'.*whole number"),
+    ],
+)
+def test_an_environment_that_contradicts_itself_is_refused(change: dict[str, str], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        launched(COMPLETE | change)
+
+
+@pytest.mark.parametrize("items", [0, 1, 5, 12])
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_shares_are_even_and_leave_nothing_out(items: int, size: int) -> None:
+    shares = [Ranks(rank, size).share(list(range(items))) for rank in range(size)]
+    assert sorted(item for share in shares for item in share) == list(range(items))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_a_rank_that_outlived_its_run_is_waited_for(tmp_path: Path) -> None:
+    with hold_as_rank(tmp_path), hold_as_rank(tmp_path), pytest.raises(BusyError, match="rank of an earlier run"):
+        await_ranks(tmp_path, wait=0)
+    await_ranks(tmp_path, wait=0)
+    with pytest.raises(ResourceError, match="all ranks share"), hold_as_rank(tmp_path / "elsewhere"):
+        pass
+
+
+# -- two processes --------------------------------------------------------------------------------------------------
+
+
+_started: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def _leave_nothing_running() -> Iterator[None]:
+    yield
+    for process in _started:
+        process.kill()
+        process.communicate()
+    _started.clear()
+
+
+def start(arguments: list[str], rank: int, port: int) -> subprocess.Popen[str]:
+    """One rank of two, as torchrun would start it."""
+    variables = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        env=environment(variables | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    _started.append(process)
+    return process
+
+
+def environment(more: Mapping[str, str]) -> dict[str, str]:
+    """Ours with one thread, which last bits may depend on."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1", **more}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+COLLECTIVES = """
+import json
+import torch
+from clpdd.distributed import connect
+from clpdd.errors import SettingsError
+
+with connect() as ranks:
+    rows = ranks.rows(torch.arange(3 * ranks.rank).float()[:, None] + 10)  # rank 0 has none
+    total = ranks.sum(torch.tensor([1.0 + ranks.rank, 2.0]))
+    told = ranks.from_first("first" if ranks.first else "other"), ranks.gather(ranks.rank)
+    ranks.agree("colours", "red")
+    try:
+        ranks.agree("colours", ranks.rank)
+        refused = ""
+    except SettingsError as error:
+        refused = str(error)
+    print(json.dumps([rows.flatten().tolist(), total.tolist(), *told, refused]))
+"""
+
+
+def test_every_rank_gets_what_the_collectives_promise() -> None:
+    port = free_port()
+    ranks = [start(["-c", COLLECTIVES], rank, port) for rank in range(2)]
+    for rank in ranks:
+        out, err = rank.communicate(timeout=PATIENCE)
+        assert rank.returncode == 0, err
+        *values, refused = json.loads(out)
+        assert values == [[10.0, 11.0, 12.0], [3.0, 4.0], "first", [0, 1]]
+        assert refused.startswith("colours of ranks [1] differ")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(3)
+    sizes = {"train": 40, "validation": 7, "test": 4}
+    splits = {name: (rng.integers(0, 256, (n, 32, 32, 3), np.uint8), np.arange(n) % 2) for name, n in sizes.items()}
+    index_arrays(splits, ["a", "b"], tmp_path / "data" / "index")
+    text = "cache: {workers: 0, batch_size: 4, chunk_rows: 4, shard_rows: 4}\nruntime: {device: cpu, threads: 1}\n"
+    (tmp_path / "params.yaml").write_text(text)
+    return tmp_path
+
+
+def command(project: Path) -> list[str]:
+    places = ["--params", str(project / "params.yaml"), "--data", str(project / "data")]
+    return ["-m", "clpdd.cli", *places, "cache", "--encoder", ENCODER]
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+HELD_AFTER_TWO_SHARDS = """
+import signal
+import sys
+from clpdd.cli import main
+from clpdd.features.proof import Proven
+
+add = Proven.add
+
+def add_and_hold(self, name):
+    add(self, name)
+    if len(self.hashes) == 2:
+        signal.pause()
+
+Proven.add = add_and_hold
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_rank_is_noticed_and_the_group_resumes_to_the_bytes_of_one_process(project: Path) -> None:
+    work = project / "data" / "work"
+
+    def recorded(name: str) -> dict[str, str]:
+        return {k: v for file in work.rglob(name) for k, v in json.loads(file.read_text()).items()}
+
+    port = free_port()
+    first = start(command(project), 0, port)
+    second = start(["-c", HELD_AFTER_TWO_SHARDS, *command(project)[2:]], 1, port)
+    assert eventually(lambda: len(recorded("shards-1.json")) == 2 and len(recorded("shards.json")) >= 3)
+    second.kill()
+    said = first.communicate(timeout=PATIENCE)[1]
+    second.communicate()
+    assert first.returncode == ResourceError.exit_code, said
+    assert "lost another rank, which was killed or failed" in said
+    done = recorded("shards*.json")
+    (store,) = work.rglob("features.zarr")
+    before = {name: (store / name).stat() for name in done}
+
+    run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command(project)]
+    finished = subprocess.run(
+        [sys.executable, *run], env=environment({}), capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert f"{len(done) - 1} of 10 shards are finished already" in finished.stderr  # less the array's metadata
+    for name, stat in before.items():
+        after = (store / name).stat()
+        assert (after.st_ino, after.st_mtime_ns) == (stat.st_ino, stat.st_mtime_ns), f"{name} was made twice"
+    assert not list(work.rglob("shards*.json"))
+
+    (project / "alone").mkdir()
+    (project / "data" / "index").rename(project / "alone" / "index")
+    threads = torch.get_num_threads()
+    try:
+        stages.cache(stages.open_project(project / "params.yaml", project / "alone"), ENCODER)
+    finally:
+        torch.set_num_threads(threads)
+    for split in ("train", "validation", "test"):
+        place = f"features/{ENCODER}/{split}.zarr"
+        assert sha256_tree(project / "data" / place) == sha256_tree(project / "alone" / place)
+
+
+def test_stages_of_one_process_refuse_a_group(project: Path) -> None:
+    arguments = ["kernels" if one == "cache" else one for one in command(project)]
+    out = start(arguments, 0, 29500)
+    said = out.communicate(timeout=PATIENCE)[1]
+    assert out.returncode == SettingsError.exit_code
+    assert "runs in one process" in said
+
+
+def test_ranks_with_other_settings_are_refused(project: Path) -> None:
+    other = project / "other.yaml"
+    other.write_text((project / "params.yaml").read_text().replace("batch_size: 4", "batch_size: 2"))
+    changed = [str(other) if one.endswith("params.yaml") else one for one in command(project)]
+    port = free_port()
+    ranks = [start(command(project), 0, port), start(changed, 1, port)]
+    for rank in ranks:
+        said = rank.communicate(timeout=PATIENCE)[1]
+        assert rank.returncode == SettingsError.exit_code, said
+        assert "settings, code or data of ranks [1] differ from those of rank 0" in said
