@@ -88,21 +88,28 @@ _started: list[subprocess.Popen[str]] = []
 def _leave_nothing_running() -> Iterator[None]:
     yield
     for process in _started:
-        process.kill()
-        process.communicate()
+        if process.poll() is None:
+            process.terminate()  # torchrun ends its ranks, which are in sessions of their own
+    for process in _started:
+        try:
+            process.communicate(timeout=40)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
     _started.clear()
 
 
 def start(arguments: list[str], rank: int, port: int) -> subprocess.Popen[str]:
     """One rank of two, as torchrun would start it."""
     variables = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        env=environment(variables | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return launch(arguments, variables | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+
+
+def launch(arguments: list[str], variables: Mapping[str, str]) -> subprocess.Popen[str]:
+    """A process of Python's that does not outlive the test; its input ends when this process does."""
+    pipe = subprocess.PIPE
+    command = [sys.executable, *arguments]
+    process = subprocess.Popen(command, env=environment(variables), stdin=pipe, stdout=pipe, stderr=pipe, text=True)
     _started.append(process)
     return process
 
@@ -175,7 +182,6 @@ def eventually(condition: Callable[[], bool]) -> bool:
 
 
 HELD_AFTER_TWO_SHARDS = """
-import signal
 import sys
 from clpdd.cli import main
 from clpdd.features.proof import Proven
@@ -185,7 +191,7 @@ add = Proven.add
 def add_and_hold(self, name):
     add(self, name)
     if len(self.hashes) == 2:
-        signal.pause()
+        sys.stdin.read()  # until killed, or until the test has ended
 
 Proven.add = add_and_hold
 sys.exit(main(sys.argv[1:]))
@@ -213,11 +219,10 @@ def test_a_killed_rank_is_noticed_and_the_group_resumes_to_the_bytes_of_one_proc
     before = {name: (store / name).stat() for name in done}
 
     run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command(project)]
-    finished = subprocess.run(
-        [sys.executable, *run], env=environment({}), capture_output=True, text=True, timeout=PATIENCE
-    )
-    assert finished.returncode == 0, finished.stderr
-    assert f"{len(done) - 1} of 10 shards are finished already" in finished.stderr  # less the array's metadata
+    finished = launch(run, {})
+    said = finished.communicate(timeout=PATIENCE)[1]
+    assert finished.returncode == 0, said
+    assert f"{len(done) - 1} of 10 shards are finished already" in said  # less the array's metadata
     for name, stat in before.items():
         after = (store / name).stat()
         assert (after.st_ino, after.st_mtime_ns) == (stat.st_ino, stat.st_mtime_ns), f"{name} was made twice"
