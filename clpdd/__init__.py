@@ -34,6 +34,7 @@ _WHERE = {
     "Workspace": "workspace",
     "build_index": "datasets",
     "index_arrays": "datasets",
+    "join_encoders": "joint",
     "load_encoder": "encoders",
     "load_settings": "config",
 }

@@ -129,7 +129,8 @@ def train_classifier(
         )
     elif protocol == "closed_form":
         Z = bank.flatten(1, 2)
-        probes = fit_ridge(Z, torch.cat([labels] * bank.shape[1], dim=1), data.classes, Z[0].mean(0), settings.ridge)
+        targets = torch.cat([labels] * bank.shape[1], dim=1)
+        probes = fit_ridge(Z, targets, data.classes, Z[0].mean(0), settings.ridge, encoder.parts)
     else:
         raise SettingsError(f"protocol is {protocol!r}; it must be sgd or closed_form")
     used = settings.model_dump(mode="json", include={"views", "augment", "epochs", "learning_rate", "ridge"})

@@ -270,8 +270,13 @@ def _encoder(options: argparse.Namespace, settings: Settings, name: str) -> Enco
     from .encoders import load_encoder, resolve_device
 
     given = {key: value for key in ("model", "weights", "image_size") if (value := getattr(options, key)) is not None}
-    known = settings.encoder_options.get(name, EncoderOptions()).model_copy(update=given).completed(name)
-    return load_encoder(name, **known.model_dump(), device=resolve_device(settings.runtime.device))
+    own = settings.encoder_options.get(name, EncoderOptions())
+    if own.members is not None and given:
+        option = "--" + next(iter(given)).replace("_", "-")
+        raise SettingsError(f"{option} is for a single encoder, and {name} joins several: set it in encoder_options")
+    options_of = settings.encoder_options | {name: own.model_copy(update=given)}
+    known = settings.model_copy(update={"encoder_options": options_of})
+    return load_encoder(**known.encoder_arguments(name), device=resolve_device(settings.runtime.device))
 
 
 def _settings(options: argparse.Namespace) -> Settings:

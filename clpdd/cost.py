@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .config import Settings, entry
 from .encoders import architecture_of
 
-__all__ = ["ASSUMED", "Cost", "Pass", "described", "encoder_pass", "estimate"]
+__all__ = ["ASSUMED", "Cost", "Pass", "described", "encoder_pass", "estimate", "whole_pass"]
 
 ASSUMED = 20e12
 """Multiply-accumulates a second, about 1,100 images of a ViT-B/16 at 224 pixels: assumed of a data-centre GPU of the
@@ -89,6 +89,18 @@ def encoder_pass(architecture: str, image_size: int | None = None) -> Pass:
     return Pass(counter.get_total_flops() / 2, activations, weights, int(features.shape[-1]), size)
 
 
+def whole_pass(settings: Settings, encoder: str) -> Pass:
+    """The same of one of ``encoders``: of a joint one its members' together. Raises ``SettingsError``."""
+    passes = [encoder_pass(own.model or name, own.image_size) for name, own in settings.members(encoder).items()]
+    return Pass(
+        sum(one.macs for one in passes),
+        sum(one.activations for one in passes),
+        sum(one.weights for one in passes),
+        sum(one.dim for one in passes),
+        max(one.size for one in passes),
+    )
+
+
 def _storage(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
@@ -105,8 +117,7 @@ def estimate(settings: Settings, macs_per_second: float = ASSUMED) -> Cost | Non
     seconds: dict[str, float] = dict.fromkeys(passes, 0.0)
     memory = 0
     for name in settings.encoders:
-        options = settings.options(name)
-        one = encoder_pass(options.model or name, options.image_size)
+        one = whole_pass(settings, name)
         own = {"cache": images, "distill": 0, "evaluate": 0}
         for method, distill in map(settings.variant, settings.methods):
             made = distill.images(known.classes)

@@ -13,7 +13,7 @@ import torch
 
 from .config import KernelSettings, Settings
 from .config.variants import OPTIMISING
-from .cost import Cost, encoder_pass, estimate
+from .cost import Cost, estimate, whole_pass
 from .datasets import index_arrays
 from .encoders import Encoder, encode, load_encoder, resolve_device
 from .workspace import Workspace
@@ -67,12 +67,8 @@ def dry_run(
     walks, total, seconds = [], 0.0, 0.0
     generator = np.random.default_rng(settings.seed)
     for name in settings.encoders:
-        options = settings.options(name)
         encoder = load_encoder(
-            name,
-            model=options.model,
-            image_size=options.image_size,
-            features=options.features,
+            **settings.encoder_arguments(name),
             device=resolve_device(settings.runtime.device),
             untrained=settings.seed,
             arguments=arguments,
@@ -99,7 +95,7 @@ def dry_run(
                 found = work.distill(kind, distill.model_copy(update=small))
                 made[method] = tuple(found.images.shape)
                 tell(f"{name}: one step of {method} -> images {made[method]}")
-        macs = encoder_pass(options.model or name, options.image_size).macs
+        macs = whole_pass(settings, name).macs
         walks.append(Walk(name, encoder.size, encoder.dim, made, *_speed(encoder, macs)))
         total, seconds = total + macs, seconds + 1 / walks[-1].images_per_second
         tell(f"{name}: {walks[-1].images_per_second:.1f} images a second forward, untrained, on this machine")

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import difflib
 import math
-import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import timm
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision import transforms as tv
 
 from . import models  # noqa: F401  (registers our architectures with timm)
 from .errors import ArtifactError, ResourceError, SettingsError
 from .files import explain_memory_errors, sha256_bytes
+from .localweights import load_weights
+from .parts import WHOLE, Part
 from .resample import resize
 
 __all__ = ["Encoder", "architecture_of", "encode", "load_encoder", "resolve_device"]
@@ -58,11 +58,14 @@ class Encoder(nn.Module):
         self.squash = config["crop_mode"] == "squash"
         self.register_buffer("mean", torch.tensor(config["mean"]).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config["std"]).view(1, -1, 1, 1), persistent=False)
-        self.digest = _weights_digest(model, features)
+        self.digest = self._digest()
         self.dim = self._probe_dim()
 
     mean: Tensor
     std: Tensor
+
+    def _digest(self) -> str:
+        return _weights_digest(self.model, self.features)
 
     @torch.no_grad()
     def _probe_dim(self) -> int:
@@ -90,6 +93,11 @@ class Encoder(nn.Module):
         chosen = list(kinds.values()) if self.features == "both" else [kinds[self.features]]
         norm = getattr(model, "fc_norm", None)  # models that average by default normalise after pooling
         return torch.cat([part if norm is None else norm(part) for part in chosen], 1)
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """The columns that are judged apart: all of them together, unless several encoders are joined."""
+        return WHOLE
 
     @property
     def resized(self) -> int:
@@ -169,6 +177,7 @@ def load_encoder(
     untrained: int | None = None,
     arguments: dict[str, Any] | None = None,
     features: str = "default",
+    members: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Encoder:
     """Build a frozen encoder.
 
@@ -178,9 +187,11 @@ def load_encoder(
         weights: a local ``.safetensors`` file instead of timm's pre-trained weights. Nothing that unpickles is read.
         image_size: input side in pixels; ``None`` takes the model's own. ViTs resize their position embeddings.
         device: where to put it.
-        untrained: seed of random weights in place of any others; ``None`` loads weights.
+        untrained: seed of random weights in place of any others, also of ``weights``; ``None`` loads weights.
         arguments: further ones for the model's constructor.
         features: ``default``, ``class_token``, ``mean_patch`` or ``both``.
+        members: of a joint encoder, name -> ``weight`` and arguments of this function that the member is loaded with;
+            ``model``, ``weights``, ``image_size`` and ``features`` are then not looked at.
 
     Raises:
         SettingsError: unknown model name (near names are listed), an image size that the model refuses,
@@ -189,6 +200,10 @@ def load_encoder(
     """
     from .config import KNOWN_ENCODERS, EncoderOptions  # here: encoders must import where there is no pydantic
 
+    if members is not None:
+        from .joint import load_joint
+
+        return load_joint(name, members, device=device, untrained=untrained, arguments=arguments)
     if model is None and name in KNOWN_ENCODERS:
         brought = str(weights) if weights is not None else None if untrained is None else "none: untrained"
         given = EncoderOptions(weights=brought, image_size=image_size).completed(name)
@@ -203,7 +218,7 @@ def load_encoder(
             built = timm.create_model(architecture, num_classes=0, pretrained=pretrained, **own, **(arguments or {}))
     except (OSError, RuntimeError, ValueError, TypeError, AssertionError) as error:
         raise _explain_build(architecture, image_size, error) from error
-    if weights is not None:
+    if weights is not None and untrained is None:
         load_weights(built, Path(weights).expanduser())
     built = built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     chosen = device if isinstance(device, torch.device) else resolve_device(device)
@@ -217,16 +232,18 @@ def load_encoder(
         ) from error
 
 
-def architecture_of(name: str, image_size: int | None) -> tuple[str, dict[str, Any]]:
+def architecture_of(
+    name: str, image_size: int | None, where: str = "encoders", others: Sequence[str] = ()
+) -> tuple[str, dict[str, Any]]:
     """A timm model's name and what its constructor needs for an image size.
 
-    Raises ``SettingsError`` for an unknown one, listing near names.
+    Raises ``SettingsError`` for an unknown one, saying ``where`` it stands and listing near names, also of ``others``.
     """
     known = name.split(".")[0]
     if ":" not in name and not timm.is_model(known):
-        near = difflib.get_close_matches(name, timm.list_models() + timm.list_pretrained(), n=5, cutoff=0.5)
+        near = difflib.get_close_matches(name, [*others, *timm.list_models(), *timm.list_pretrained()], n=5, cutoff=0.5)
         hint = f"near names: {', '.join(near)}" if near else "timm.list_models() lists them all"
-        raise SettingsError(f"encoders: timm has no model named {name!r}; {hint}")
+        raise SettingsError(f"{where}: timm has no model named {name!r}; {hint}")
     sized = image_size is not None and known.startswith(("vit", "eva", "deit", "beit", "swin"))
     return name, {"img_size": image_size} if sized else {}
 
@@ -250,60 +267,6 @@ def _explain_build(architecture: str, image_size: int | None, error: Exception) 
         f"the pre-trained weights of {architecture!r} cannot be had ({said}). Without a connection, download the "
         f"model's .safetensors file elsewhere and set {remedy}"
     )
-
-
-def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load a local safetensors file into ``model``; heads of a classifier (``num_classes`` > 0) are left out.
-
-    Raises ``ArtifactError`` when the file is missing, is not safetensors (a pickle is refused, never opened),
-    or its tensors do not fit, naming the first keys that differ.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ArtifactError(f"weights file {path} does not exist: check encoder_options")
-    try:
-        state = load_file(path)
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise ArtifactError(
-            f"{path} is not a safetensors file ({error}). Pickled checkpoints (.pt, .pth, .bin) are refused, because "
-            f"loading one can run code: convert it with safetensors.torch.save_file first"
-        ) from error
-    state = _converted(model, state, path)
-    own = model.state_dict()
-    heads = {
-        prefix for prefix in ("fc.", "head.", "classifier.", "head_dist.") if not any(k.startswith(prefix) for k in own)
-    }
-    state = {key: value for key, value in state.items() if not key.startswith(tuple(heads))} if heads else state
-    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    wrong = [
-        f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}"
-        for k in sorted(own.keys() & state.keys())
-        if own[k].shape != state[k].shape
-    ]
-    if missing or unexpected or wrong:
-        raise ArtifactError(
-            f"{path} does not fit the model: {_count('missing', missing)}, {_count('unexpected', unexpected)}, "
-            f"{_count('of another shape', wrong)}. Is it the right architecture?"
-        )
-    model.load_state_dict(state)
-
-
-def _converted(model: nn.Module, state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """``state`` through the model's own conversion, as timm loads it: position embeddings of other image sizes."""
-    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if convert is None:
-        return state
-    try:
-        converted: dict[str, Tensor] = convert(dict(state), model)
-    except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise ArtifactError(
-            f"{path} does not fit the model ({type(error).__name__}: {error}). Is it the right architecture?"
-        ) from error
-    return converted
-
-
-def _count(what: str, keys: list[str]) -> str:
-    return f"{len(keys)} {what}" + (f" ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})" if keys else "")
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from .features import FeatureStore
 from .features.store import seal
 from .files import explain_os_errors, read_json, sha256_file, write_bytes, write_json
 from .moments import Moments, mse_loss, stream_moments
+from .parts import even_factors, recorded_parts
 from .provenance import code_digest
 from .work import WorkFolder, fingerprint
 
@@ -206,8 +207,9 @@ def _kernels(real: FeatureStore, held_out: FeatureStore, settings: KernelSetting
     power = float(moments.centred_gram.trace()) / (moments.n * real.dim)
     if not power > 1e-14 * float(moments.gram.trace()) / (moments.n * real.dim):
         raise DataError(f"all {moments.n} training features in {real.path} are the same: is the encoder trained?")
+    factors = even_factors(recorded_parts(real.encoder), moments.variances)
     grid = sorted(set(settings.ridge_grid))
-    probes = [_probe(moments, ridge) for ridge in grid]
+    probes = [_probe(moments, ridge, factors) for ridge in grid]
     scores = _validation_top1(held_out, probes, settings.block_rows)
     # Ascending order and >= together: of equal scores the larger ridge wins.
     best = max(range(len(grid)), key=lambda k: (scores[k], grid[k]))
@@ -222,7 +224,7 @@ def _kernels(real: FeatureStore, held_out: FeatureStore, settings: KernelSetting
         eigenvalues=eigenvalues,
         weights=weights.float(),
         bias=bias.float(),
-        nearest=_nearest(real, moments.class_means, settings.nearest, settings.block_rows),
+        nearest=_nearest(real, moments.class_means, settings.nearest, settings.block_rows, factors),
         n=moments.n,
         scale=power**0.5,
         effective_rank=effective_rank,
@@ -241,7 +243,7 @@ def _spectrum(moments: Moments) -> tuple[Tensor, float]:
     return eigenvalues, float(torch.exp(-torch.special.xlogy(shares, shares).sum()))
 
 
-def _probe(moments: Moments, ridge: float) -> tuple[Tensor, Tensor]:
+def _probe(moments: Moments, ridge: float, factors: Tensor) -> tuple[Tensor, Tensor]:
     r"""Weights ``(d, C)`` and bias ``(C,)``, float64, of the ridge probe on all rows, from the moments alone.
 
     .. math:: W = (G_c + \lambda I)^{-1} M_c, \quad \lambda = \mathrm{ridge} \cdot \mathrm{tr}(G_c) / n
@@ -249,8 +251,10 @@ def _probe(moments: Moments, ridge: float) -> tuple[Tensor, Tensor]:
     on centred features and one-hot targets less ``1/C``. Equivalent to ``ridge.solve`` on those; ``lambda`` equals
     ``ridge`` times the energy of one mean row, so that on ``n`` rows a ridge of 1 weighs as much as one row does. To a
     mean eigenvalue of ``G_c`` it stands as ``ridge * d / n``: with many rows per feature even ridges of 10 are mild.
+    It is fitted on features times ``factors (d,)`` and returned for features without them.
     """
-    gram = moments.centred_gram
+    scaled = moments.scaled(factors)
+    gram = scaled.centred_gram
     gram.diagonal().add_(ridge * gram.trace() / moments.n)
     factor, failed = torch.linalg.cholesky_ex(gram)
     floor = torch.finfo(gram.dtype).eps * len(gram) * gram.diagonal().max()
@@ -258,7 +262,7 @@ def _probe(moments: Moments, ridge: float) -> tuple[Tensor, Tensor]:
         raise NumericalError(
             f"the full-data probe is singular at relative ridge {ridge:g} (kernels.ridge_grid): raise or remove it"
         )
-    weights = torch.cholesky_solve(moments.centred_cross, factor)
+    weights = factors[:, None] * torch.cholesky_solve(scaled.centred_cross, factor)
     return weights, -moments.mean @ weights
 
 
@@ -274,11 +278,14 @@ def _validation_top1(store: FeatureStore, probes: Sequence[tuple[Tensor, Tensor]
     return [100 * hit / len(store) for hit in hits]
 
 
-def _nearest(store: FeatureStore, class_means: Tensor, keep: int, rows: int) -> Tensor:
-    """Rows ``(C, keep)`` int64 nearest to the mean ``(C, d)`` of their class: by distance, then by row; -1 pads."""
+def _nearest(store: FeatureStore, class_means: Tensor, keep: int, rows: int, factors: Tensor) -> Tensor:
+    """Rows ``(C, keep)`` int64 nearest to the mean ``(C, d)`` of their class: by distance, then by row; -1 pads.
+
+    Distances are those of features times ``factors (d,)``.
+    """
     parts, offsets = [], class_means.new_empty(min(rows, len(store)), store.dim)
     for Z, labels in store.scan(rows, torch.float64):
-        offset = torch.index_select(class_means, 0, labels, out=offsets[: len(Z)]).sub_(Z)
+        offset = torch.index_select(class_means, 0, labels, out=offsets[: len(Z)]).sub_(Z).mul_(factors)
         parts.append(offset.square_().sum(1).sqrt_())
     # float32 makes ties of what differs by rounding only: the two rows of a class of two, equally far from its mean.
     distances = torch.cat(parts).float()

@@ -56,6 +56,15 @@ class Moments:
         return self.gram - self.n * torch.outer(mean, mean)
 
     @property
+    def variances(self) -> Tensor:
+        """``(d,)`` variance of every feature, over ``n``."""
+        return self.gram.diagonal() / self.n - self.mean.square()
+
+    def scaled(self, factors: Tensor) -> Moments:
+        """The moments of the rows times ``factors (d,)``."""
+        return Moments(self.counts, self.gram * torch.outer(factors, factors), self.cross * factors[:, None])
+
+    @property
     def centred_cross(self) -> Tensor:
         """``(d, C)``, centred features with one-hot targets; subtracting ``1/C`` from these changes nothing."""
         return self.cross - torch.outer(self.mean, self.counts.double())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,12 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import SettingsError
+from .parts import WHOLE, Part, weighted
 from .ridge import centred_one_hot
 
 __all__ = ["attach", "blocked_gradient", "blocked_loss", "outer_loss"]
 
 
-def outer_loss(W: Tensor, Z: Tensor, labels: Tensor, objective: str, temperature: float) -> Tensor:
+def outer_loss(
+    W: Tensor, Z: Tensor, labels: Tensor, objective: str, temperature: float, parts: Sequence[Part] = WHOLE
+) -> Tensor:
     """Mean loss of the probe ``W (d, C)`` on real features ``Z (b, d)`` with ``labels (b,)`` in ``[0, C)``.
 
     - ``cross_entropy``: softmax cross-entropy of ``Z W / temperature`` (the paper's objective; the columns of ``W``
@@ -23,8 +26,14 @@ def outer_loss(W: Tensor, Z: Tensor, labels: Tensor, objective: str, temperature
     - ``cosine``: the same with the rows of ``Z`` and the columns of ``W`` scaled to length one;
     - ``mse``: mean over samples of the squared distance to the centred one-hot target (the paper's ablation).
 
-    ``temperature`` is in ``(0, inf)`` and has no effect on ``mse``. Raises ``SettingsError`` for another name.
+    ``temperature`` is in ``(0, inf)`` and has no effect on ``mse``. Of several ``parts`` each has its own columns of
+    ``Z`` and rows of ``W``, a probe of its own, and their losses are averaged by the shares. Raises ``SettingsError``
+    for another name.
     """
+    return weighted(parts, lambda own: _loss(W[own], Z[:, own], labels, objective, temperature))
+
+
+def _loss(W: Tensor, Z: Tensor, labels: Tensor, objective: str, temperature: float) -> Tensor:
     if objective == "cross_entropy":
         return F.cross_entropy(Z @ W / temperature, labels)
     if objective == "cosine":
@@ -35,7 +44,12 @@ def outer_loss(W: Tensor, Z: Tensor, labels: Tensor, objective: str, temperature
 
 
 def blocked_gradient(
-    W: Tensor, blocks: Iterable[tuple[Tensor, Tensor]], total: int, objective: str, temperature: float
+    W: Tensor,
+    blocks: Iterable[tuple[Tensor, Tensor]],
+    total: int,
+    objective: str,
+    temperature: float,
+    parts: Sequence[Part] = WHOLE,
 ) -> tuple[Tensor, Tensor]:
     """``outer_loss`` over features that come in ``blocks`` ``((b, d), (b,))``, and its gradient ``(d, C)`` in ``W``.
 
@@ -46,17 +60,22 @@ def blocked_gradient(
     value, gradient = W.new_zeros(()), torch.zeros_like(W)
     for Z, labels in blocks:
         with torch.enable_grad():
-            part = outer_loss(leaf, Z, labels, objective, temperature) * (len(labels) / total)
+            part = outer_loss(leaf, Z, labels, objective, temperature, parts) * (len(labels) / total)
         gradient += torch.autograd.grad(part, leaf)[0]
         value += part.detach()
     return value, gradient
 
 
 def blocked_loss(
-    W: Tensor, blocks: Iterable[tuple[Tensor, Tensor]], total: int, objective: str, temperature: float
+    W: Tensor,
+    blocks: Iterable[tuple[Tensor, Tensor]],
+    total: int,
+    objective: str,
+    temperature: float,
+    parts: Sequence[Part] = WHOLE,
 ) -> Tensor:
     """``outer_loss`` over ``total`` features in ``blocks``, differentiable once in ``W``."""
-    return attach(W, *blocked_gradient(W, blocks, total, objective, temperature))
+    return attach(W, *blocked_gradient(W, blocks, total, objective, temperature, parts))
 
 
 def attach(W: Tensor, value: Tensor, gradient: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch.optim.adam import adam
 
 from .errors import NumericalError
 from .labels import as_targets
+from .parts import WHOLE, Part, even_factors
 from .ridge import solve, solve_normal
 from .views import Stream
 
@@ -174,7 +175,9 @@ def _order(streams: Sequence[Stream], count: int, size: int, epoch: int, device:
     return torch.stack([torch.randperm(count, generator=s.generator("order", epoch)) for s in streams]).to(device)
 
 
-def fit_ridge(Z: Tensor, labels: Tensor, classes: int, mean: Tensor, ridge: float) -> Probes:
+def fit_ridge(
+    Z: Tensor, labels: Tensor, classes: int, mean: Tensor, ridge: float, parts: Sequence[Part] = WHOLE
+) -> Probes:
     """The closed-form protocol: ridge regression on centred features and targets less ``1/C``.
 
     Args:
@@ -183,22 +186,28 @@ def fit_ridge(Z: Tensor, labels: Tensor, classes: int, mean: Tensor, ridge: floa
         mean: ``(d,)``, subtracted from the features: the mean over the real training images, which is one vector
             whatever the set, and costs nothing at test time since it moves into the bias.
         ridge: relative to the mean squared row norm (``clpdd.ridge.solve``), > 0.
+        parts: of a joint encoder, whose members' features are brought to one scale (``even_factors``) for the solve:
+            one ridge is for all.
     """
     mean, labels = mean.to(Z.device, torch.float32), labels.to(Z.device)
-    weights = torch.stack([_ridge(own, y, classes, mean, ridge) for own, y in zip(Z, labels, strict=True)])
+    weights = torch.stack([_ridge(own, y, classes, mean, ridge, parts) for own, y in zip(Z, labels, strict=True)])
     return Probes(weights, -mean @ weights)
 
 
-def _ridge(Z: Tensor, labels: Tensor, classes: int, mean: Tensor, ridge: float) -> Tensor:
+def _ridge(Z: Tensor, labels: Tensor, classes: int, mean: Tensor, ridge: float, parts: Sequence[Part]) -> Tensor:
     count, dim = Z.shape
     if count <= dim:
-        return solve(Z.float() - mean, as_targets(labels, classes) - 1.0 / classes, ridge)
+        X = Z.float() - mean
+        factors = even_factors(parts, X.square().mean(0))
+        return factors[:, None] * solve(X * factors, as_targets(labels, classes) - 1.0 / classes, ridge)
     gram, cross = mean.new_zeros(dim, dim), mean.new_zeros(dim, classes)
     for rows, y in zip(Z.split(_RIDGE_ROWS), labels.split(_RIDGE_ROWS), strict=True):
         X = rows.float() - mean
         gram.addmm_(X.T, X)
         cross.addmm_(X.T, as_targets(y, classes) - 1.0 / classes)
-    return solve_normal(gram, cross, count, ridge)
+    factors = even_factors(parts, gram.diagonal() / count)
+    even = gram * torch.outer(factors, factors)
+    return factors[:, None] * solve_normal(even, factors[:, None] * cross, count, ridge)
 
 
 def fit_logistic(

@@ -36,8 +36,9 @@ def crop_matrix(start: Tensor, extent: Tensor, size_in: int, size_out: int) -> T
 @lru_cache(maxsize=64)
 def resize_matrix(size_in: int, size_out: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
     """``(size_out, size_in)`` matrix that resizes an axis bilinearly (half-pixel centres, no antialiasing)."""
-    whole = torch.ones(1, dtype=torch.float64)
-    return crop_matrix(whole * 0, whole, size_in, size_out)[0].to(device, dtype)
+    with torch.inference_mode(False):  # it is kept, and may next be asked for where gradients are taken
+        whole = torch.ones(1, dtype=torch.float64)
+        return crop_matrix(whole * 0, whole, size_in, size_out)[0].to(device, dtype)
 
 
 def resize(images: Tensor, size: int) -> Tensor:

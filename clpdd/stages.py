@@ -52,8 +52,8 @@ class Project:
 
     def encoder_arguments(self, name: str) -> dict[str, Any]:
         """Arguments of ``load_encoder``, as JSON values that another process can be handed."""
-        options = self.settings.options(name).model_dump()
-        return {"name": name, **options, "device": str(self.ranks.device(resolve_device(self.settings.runtime.device)))}
+        device = self.ranks.device(resolve_device(self.settings.runtime.device))
+        return self.settings.encoder_arguments(name) | {"device": str(device)}
 
 
 def open_project(params: Path | str = "params.yaml", data: Path | str = "data", ranks: Ranks = ALONE) -> Project:
@@ -71,14 +71,22 @@ def index(project: Project) -> None:
     from .datasets import build_index
 
     layout, settings = project.layout, project.settings
-    for name in settings.encoders:  # a misspelt one is refused before any image is read
-        architecture_of(settings.options(name).model or name, settings.options(name).image_size)
+    _encoders_exist(settings)
     with exclusive(layout.work, "index", settings.runtime.wait_seconds):
         begun = time.monotonic()
         partial = layout.work / "index" / "partial"
         build_index(settings.dataset, settings.seed, layout.index("train").parent, partial=partial)
         reading = {"stage": "index", "item": "", "device": "cpu", "seconds": time.monotonic() - begun}
         write_json(layout.clocks / "index.json", reading | {"peak_memory_mb": peak_memory_mb()})
+
+
+def _encoders_exist(settings: Settings) -> None:
+    """A misspelt encoder is refused before any image is read."""
+    for name in settings.encoders:
+        for member, options in settings.members(name).items():
+            where = "encoders" if member == name else f"encoder_options.{name}.members"
+            others = [] if member == name else [*settings.encoder_options, *settings.encoders]
+            architecture_of(options.model or member, options.image_size, where, others)
 
 
 def cache(project: Project, encoder: str) -> None:

@@ -151,6 +151,19 @@ class EncoderOptions(Section):
     """side of the input in pixels; null takes the model's own, ViTs resize their position embeddings"""
     features: Features = "default"
     """what of a ViT's output: what the model itself gives, its class token, its mean patch token, or both joined"""
+    members: Annotated[dict[str, PositiveReal], Field(min_length=2)] | None = None
+    """several encoders as one: two or more names, each with its weight in the loss; nothing else stands beside it"""
+
+    @model_validator(mode="after")
+    def _joint_alone(self) -> Self:
+        given = [name for name in ("model", "weights", "image_size") if getattr(self, name) is not None]
+        given += ["features"] if self.features != "default" else []
+        if self.members is not None and given:
+            raise ValueError(
+                f"{given[0]} is for a single encoder, and members makes a joint one: give it to the member that it is "
+                f"meant for, under its own name in encoder_options"
+            )
+        return self
 
     def completed(self, name: str) -> EncoderOptions:
         """With what a short name of ``KNOWN_ENCODERS`` stands for, where it does and these options name no model.
@@ -158,7 +171,7 @@ class EncoderOptions(Section):
         Raises ``SettingsError`` for an encoder whose weights must be brought and are not.
         """
         known = KNOWN_ENCODERS.get(name)
-        if known is None or self.model is not None:
+        if known is None or self.model is not None or self.members is not None:
             return self
         if known.own_weights and self.weights is None:
             raise SettingsError(

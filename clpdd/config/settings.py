@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -45,11 +45,7 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        unused = sorted(set(self.encoder_options) - set(self.encoders))
-        if unused:
-            near = difflib.get_close_matches(unused[0], self.encoders, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"encoders lists {', '.join(self.encoders)}"
-            raise ValueError(f"encoder_options names {unused[0]!r}, which encoders does not list; {hint}")
+        self._encoders_known()
         self._methods_known()
         for name in self.methods:
             method, distill = self.variant(name)
@@ -62,6 +58,23 @@ class Settings(Section):
                 )
         self._benchmark_known()
         return self
+
+    def _encoders_known(self) -> None:
+        joint = {name: own.members for name, own in self.encoder_options.items() if own.members is not None}
+        for name, members in joint.items():
+            nested = [member for member in members if member in joint]
+            if nested:
+                raise ValueError(
+                    f"encoder_options.{name}.members names {nested[0]!r}, a joint encoder as well: name single ones"
+                )
+        used = list(dict.fromkeys([*self.encoders, *(m for name in self.encoders for m in joint.get(name, ()))]))
+        unused = sorted(set(self.encoder_options) - set(used))
+        if unused:
+            near = difflib.get_close_matches(unused[0], used, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"these are {', '.join(used)}"
+            raise ValueError(
+                f"encoder_options names {unused[0]!r}, which is neither in encoders nor a member of one there; {hint}"
+            )
 
     def _benchmark_known(self) -> None:
         wanted = self.benchmark
@@ -114,6 +127,22 @@ class Settings(Section):
     def options(self, encoder: str) -> EncoderOptions:
         """The options of one encoder, short names resolved. Raises ``SettingsError`` when it lacks weights."""
         return self.encoder_options.get(encoder, EncoderOptions()).completed(encoder)
+
+    def members(self, encoder: str) -> dict[str, EncoderOptions]:
+        """The single encoders that one of ``encoders`` is made of, with their options: itself, or those it joins.
+
+        Raises ``SettingsError`` when one lacks weights.
+        """
+        joined = self.encoder_options.get(encoder, EncoderOptions()).members
+        return {name: self.options(name) for name in joined or (encoder,)}
+
+    def encoder_arguments(self, encoder: str) -> dict[str, Any]:
+        """Arguments of ``clpdd.load_encoder``, as JSON values. Raises ``SettingsError`` when one lacks weights."""
+        own = {name: found.model_dump(exclude={"members"}) for name, found in self.members(encoder).items()}
+        weights = self.encoder_options.get(encoder, EncoderOptions()).members
+        if weights is None:
+            return {"name": encoder, **own[encoder]}
+        return {"name": encoder, "members": {name: {"weight": weights[name], **own[name]} for name in own}}
 
     def variant(self, name: str) -> tuple[str, DistillSettings]:
         """The method behind a name in ``methods``, and the settings it runs with."""

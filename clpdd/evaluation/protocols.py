@@ -174,12 +174,14 @@ def _closed_form(subject: Subject, views: str) -> Outcome:
     if views == "clean":
         Z = encode_clean(bench.encoder, subject.images, settings.encoder_batch)  # (D, n, d)
         streams = [Stream(subject.seed, 0, draw) for draw in range(len(Z))]
-        return fit_ridge(Z, subject.targets, bench.classes, bench.kernels.mean, settings.ridge), streams, {}
+        probes = fit_ridge(Z, subject.targets, bench.classes, bench.kernels.mean, settings.ridge, bench.encoder.parts)
+        return probes, streams, {}
     solved = []
     for group in subject.groups():
         bank = subject.bank(group)
         labels = torch.cat([subject.targets[[stream.draw for stream in group]]] * settings.views, dim=1)
-        solved.append(fit_ridge(bank.flatten(1, 2), labels, bench.classes, bench.kernels.mean, settings.ridge))
+        Z, mean = bank.flatten(1, 2), bench.kernels.mean
+        solved.append(fit_ridge(Z, labels, bench.classes, mean, settings.ridge, bench.encoder.parts))
         subject.tick()
     return Probes.join(solved), subject.streams, {}
 

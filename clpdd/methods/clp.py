@@ -9,6 +9,7 @@ from ..distilled import DistilledSet
 from ..moments import mse_loss
 from ..objectives import blocked_loss, outer_loss
 from ..optimise import optimise
+from ..parts import weighted
 from ..resident import RealFeatures
 from ..seeding import generator
 from .base import Context
@@ -22,7 +23,8 @@ class ClosedFormProbe(FeatureProblem):
 
     Views of the synthetic images are encoded to ``Z_s (m, d)``; ridge regression gives
     ``W = Z_s^T (Z_s Z_s^T + \lambda I)^{-1} Y_s``; ``W`` is scored on cached real features. The gradient flows through
-    the solve and the encoder. Real and synthetic features are centred alike by the mean real feature.
+    the solve and the encoder. Real and synthetic features are centred alike by the mean real feature. Each member of a
+    joint encoder has its own ``W``, solved and scored on its own features; the loss is their weighted mean.
     """
 
     def __init__(self, context: Context) -> None:
@@ -42,10 +44,14 @@ class ClosedFormProbe(FeatureProblem):
         objective, temperature = self.settings.objective, self.settings.temperature
         if 0 < self.settings.outer_batch < len(self.real):
             features, labels = self.real.batch(step, self._rows)
-            return outer_loss(W, features, labels, objective, temperature)
+            return outer_loss(W, features, labels, objective, temperature, self.parts)
         if objective == "mse":  # the same in O(d^2 C), however large the set
-            return mse_loss(W, *self._moments, mean=self.mean).to(W.dtype)
-        return blocked_loss(W, self.real.blocks(REAL_ROWS), len(self.real), objective, temperature)
+            return weighted(self.parts, lambda own: self._mse(W, own)).to(W.dtype)
+        return blocked_loss(W, self.real.blocks(REAL_ROWS), len(self.real), objective, temperature, self.parts)
+
+    def _mse(self, W: Tensor, own: slice) -> Tensor:
+        gram, cross, counts = self._moments
+        return mse_loss(W[own], gram[own, own], cross[own], counts, mean=self.mean[own])
 
     def _rows(self, step: int) -> Tensor:
         """Rows ``(outer_batch,)`` of the real features that a step is scored on."""

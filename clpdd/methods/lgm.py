@@ -19,6 +19,7 @@ from ..distilled import DistilledSet
 from ..engine import Views
 from ..matching import classifier_gradient, match_loss, random_classifier
 from ..optimise import optimise
+from ..parts import weighted
 from .base import Context
 from .problem import FeatureProblem
 from .stream import RealStream
@@ -46,14 +47,25 @@ class GradientMatch(FeatureProblem):
         return forward + self.stream.batch, backward
 
     def loss(self, Z: Tensor, step: int) -> Tensor:
-        """``1 - cosine`` between the gradients on real images and on features ``Z (views * n, d)``."""
-        weight, bias = (part.to(Z) for part in random_classifier(self.classes, Z.shape[1], self.seed, step))
-        real = self._real_gradient(step, weight, bias)
+        """``1 - cosine`` between the gradients on real images and on features ``Z (views * n, d)``.
+
+        Each member of a joint encoder has a classifier of its own.
+        """
+        real, labels = self._real(step)
         targets = self.targets.probabilities.repeat(len(Z) // len(self.labels), 1)
-        return match_loss(real, classifier_gradient(Z, targets, weight, bias))
+
+        def match(own: slice) -> Tensor:
+            synthetic = Z[:, own]
+            drawn = random_classifier(self.classes, synthetic.shape[1], self.seed, step)
+            weight, bias = (part.to(Z) for part in drawn)
+            wanted = classifier_gradient(real[:, own], labels, weight, bias)
+            return match_loss(wanted, classifier_gradient(synthetic, targets, weight, bias))
+
+        return weighted(self.parts, match)
 
     @torch.no_grad()
-    def _real_gradient(self, step: int, weight: Tensor, bias: Tensor) -> Tensor:
+    def _real(self, step: int) -> tuple[Tensor, Tensor]:
+        """Features ``(b, d)`` of this step's real images, augmented once, and labels ``(b,)``."""
         images, labels = self.stream.at(step)
         augment = self.settings.augment if self.settings.augment.active else None
         views = Views(len(images), 1, self.encoder.size, augment, self.seed, ("augment real", step), self.device)
@@ -61,7 +73,7 @@ class GradientMatch(FeatureProblem):
         for start in range(0, len(images), self.batch):
             pixels = images[start : start + self.batch].to(self.device, non_blocking=True).float() / 255
             Z.append(self.encode(views.of(pixels, range(start, start + len(pixels)))))
-        return classifier_gradient(torch.cat(Z), labels.to(self.device), weight, bias)
+        return torch.cat(Z), labels.to(self.device)
 
 
 class Lgm:

@@ -34,6 +34,7 @@ class FeatureProblem(ABC):
     Use as a context manager, or call ``close``, to end the threads that read ahead.
 
     Attributes:
+        parts: columns of the features that have a loss of their own; ``loss`` is their average by the shares.
         batch: views in a pass of the encoder.
         targets: what the images stand for.
         encode: pixels ``(b, 3, s, s)`` in [0, 1] to features ``(b, d)`` float32.
@@ -41,6 +42,7 @@ class FeatureProblem(ABC):
 
     def __init__(self, context: Context) -> None:
         self.settings, self.seed, self.encoder = context.settings, context.seed, context.encoder
+        self.parts = context.encoder.parts
         self.device = context.encoder.mean.device
         self.classes = context.classes
         self.labels = context.labels.to(self.device)
@@ -99,22 +101,30 @@ class FeatureProblem(ABC):
         return views * (1 if views <= self.batch else 2), views
 
     def probe(self, Z: Tensor) -> Tensor:
-        """The ridge probe ``W (d, C)`` solved on features ``Z (views * n, d)``, centred by the real mean."""
+        """The ridge probe ``W (d, C)`` solved on features ``Z (views * n, d)``, centred by the real mean.
+
+        Of several parts each has a probe of its own: its rows of ``W``.
+        """
         Y = (self.targets.probabilities - 1.0 / self.classes).repeat(len(Z) // len(self.labels), 1)
-        return solve(Z - self.mean, Y, self.settings.ridge)
+        centred = Z - self.mean
+        return torch.cat([solve(centred[:, part.columns], Y, self.settings.ridge) for part in self.parts])
 
     @torch.no_grad()
     def validate(self, pictures: Tensor) -> float:
         """Top-1 in percent on the validation features of the probe solved on fixed, noise-free views.
 
-        ``pictures``: the images ``(n, 3, s, s)`` uint8, on any device.
+        Of several parts it is their average by the shares. ``pictures``: ``(n, 3, s, s)`` uint8, on any device.
         """
         augment = self.settings.augment.without_noise()
         fixed = (augment, _VALIDATION_VIEWS) if augment.active else (None, 1)
         views = Views(len(pictures), fixed[1], self.encoder.size, fixed[0], self.seed, ("validate",), self.device)
         W = self.probe(engine.features(self.encode, _Pictures(pictures, self.device), views, self.batch))
-        hits = sum(((Z @ W).argmax(1) == labels).sum() for Z, labels in self.validation.blocks(REAL_ROWS))
-        return 100 * float(hits) / len(self.validation)
+        hits = torch.zeros(len(self.parts), dtype=torch.int64, device=self.device)
+        for Z, labels in self.validation.blocks(REAL_ROWS):
+            logits = [Z[:, part.columns] @ W[part.columns] for part in self.parts]
+            hits += torch.stack([(own.argmax(1) == labels).sum() for own in logits])
+        scores = [100 * float(hit) / len(self.validation) for hit in hits]
+        return sum(part.share * score for part, score in zip(self.parts, scores, strict=True))
 
 
 def _remembered_batch(note: Path, measure: Callable[[], int]) -> int:

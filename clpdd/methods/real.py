@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
 from ..distilled import DistilledSet
 from ..encoders import encode
 from ..errors import DataError
+from ..parts import directions
 from ..seeding import generator
 from .base import Context, nearest_rows, real_images
 
@@ -62,8 +62,8 @@ class Neighbor:
         assert context.source is not None
         made = context.source
         encoder, train = context.encoder, context.train
-        Z = F.normalize(encode(encoder, made.images, context.settings.encoder_batch or _ENCODED).cpu(), dim=1)
-        real = F.normalize(train.features(), dim=1)
+        Z = encode(encoder, made.images, context.settings.encoder_batch or _ENCODED).cpu()
+        Z, real = (directions(features, encoder.parts) for features in (Z, train.features()))
         similarity = Z @ real.T
         similarity[made.labels[:, None] != train.labels] = -torch.inf
         rows = similarity.argmax(1).tolist()
