@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .errors import NumericalError
 
@@ -43,12 +46,63 @@ def solve(Z: Tensor, Y: Tensor, ridge: float) -> Tensor:
     dtype = torch.promote_types(torch.promote_types(Z.dtype, Y.dtype), torch.float32)
     with torch.autocast(Z.device.type, enabled=False):
         Z, Y = Z.to(dtype), Y.to(dtype)
-        m, d = Z.shape
-        gram = Z @ Z.mT if m <= d else Z.mT @ Z
-        regularisation = ridge * gram.diagonal().sum() / m  # the same trace, whichever form
-        if m <= d:
-            return Z.mT @ _solve_positive(gram, regularisation, Y)
-        return _solve_positive(gram, regularisation, Z.mT @ Y)
+        if not (torch.is_grad_enabled() and (Z.requires_grad or Y.requires_grad)):
+            return _forward(Z, Y, ridge)[0]
+        W: Tensor = _Solve.apply(Z, Y, ridge)
+        return W
+
+
+def _forward(Z: Tensor, Y: Tensor, ridge: float) -> tuple[Tensor, Tensor, Tensor | None]:
+    """``W``, the Cholesky factor of the system and, of the dual form, ``A = (K + lambda I)^{-1} Y (m, C)``."""
+    m, d = Z.shape
+    gram = Z @ Z.mT if m <= d else Z.mT @ Z
+    factor = _factor(gram, ridge * gram.diagonal().sum() / m)  # the same trace, whichever form
+    if m <= d:
+        A = torch.cholesky_solve(Y, factor)
+        return Z.mT @ A, factor, A
+    return torch.cholesky_solve(Z.mT @ Y, factor), factor, None
+
+
+class _Solve(torch.autograd.Function):
+    r"""The solve with its gradient written out: one more solve with the same factor and a few thin products.
+
+    With ``G = dL/dW``, the primal form takes ``P = (Z^T Z + \lambda I)^{-1} G`` and ``S = P W^T``, the dual form
+    ``Q = (K + \lambda I)^{-1} Z G`` and ``A = (K + \lambda I)^{-1} Y``; ``r`` is the relative ridge:
+
+    .. math:: dL/dZ = Y P^T - Z (S + S^T + \tfrac{2 r}{m} \mathrm{tr}(S) I)
+                    = A (G - Z^T Q)^T - Q W^T - \tfrac{2 r}{m} \mathrm{tr}(A^T Q) Z, \quad dL/dY = Q = Z P.
+
+    Beside the result nothing as large as ``Z`` is made, where differentiating step by step takes several of it.
+    """
+
+    @staticmethod
+    def forward(context: Any, Z: Tensor, Y: Tensor, ridge: float) -> Tensor:
+        W, factor, A = _forward(Z, Y, ridge)
+        context.ridge = ridge
+        context.save_for_backward(Z, Y, W, factor, *(() if A is None else (A,)))
+        return W
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(context: Any, *outer: Any) -> Any:
+        Z, Y, W, factor, *dual = context.saved_tensors
+        (G,) = outer
+        wanted_Z, wanted_Y, _ = context.needs_input_grad
+        fall = 2 * context.ridge / len(Z)  # of lambda, with the square of the features
+        if dual:
+            (A,) = dual
+            Q = torch.cholesky_solve(Z @ G, factor)
+            pull = A @ (G - Z.mT @ Q).mT
+            pull.addmm_(Q, W.mT, alpha=-1).addcmul_(Z, (A * Q).sum(), value=-fall)
+            return pull, Q, None
+        P = torch.cholesky_solve(G, factor)
+        pull = None
+        if wanted_Z:
+            S = P @ W.mT
+            S = S + S.mT
+            S.diagonal().add_(S.diagonal().sum(), alpha=fall / 2)
+            pull = (Y @ P.mT).addmm_(Z, S, alpha=-1)
+        return pull, Z @ P if wanted_Y else None, None
 
 
 def solve_normal(gram: Tensor, cross: Tensor, m: int, ridge: float) -> Tensor:
@@ -56,12 +110,13 @@ def solve_normal(gram: Tensor, cross: Tensor, m: int, ridge: float) -> Tensor:
 
     Raises ``NumericalError`` as ``solve`` does.
     """
-    return _solve_positive(gram, ridge * gram.trace() / m, cross)
+    return torch.cholesky_solve(cross, _factor(gram, ridge * gram.trace() / m))
 
 
-def _solve_positive(A: Tensor, regularisation: Tensor, B: Tensor) -> Tensor:
-    """``(A + regularisation I)^{-1} B`` for a Gram matrix ``A (n, n)`` and ``B (n, C)``."""
+def _factor(A: Tensor, regularisation: Tensor) -> Tensor:
+    """The Cholesky factor of ``A + regularisation I`` for a Gram matrix ``A (n, n)``."""
     system = A + regularisation * torch.eye(len(A), dtype=A.dtype, device=A.device)
+    factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(system)
     # A rank-deficient Gram matrix can pass the factorisation by rounding: its smallest pivot then is noise.
     pivots = factor.diagonal()
@@ -76,7 +131,7 @@ def _solve_positive(A: Tensor, regularisation: Tensor, B: Tensor) -> Tensor:
             f"the {len(A)} x {len(A)} kernel is singular at relative ridge {_relative(A, regularisation):.1e}: images "
             f"repeat one another (or their features do); raise the ridge (distill.ridge, evaluate.ridge), e.g. to 1e-3"
         )
-    return torch.cholesky_solve(B, factor)
+    return factor
 
 
 def _relative(A: Tensor, regularisation: Tensor) -> float:
