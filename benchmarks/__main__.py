@@ -24,6 +24,7 @@ import clpdd.models  # noqa: F401  (registers the shipped encoder's architecture
 from . import table
 from .memory import memory
 from .shape import SHAPES, Problem
+from .solving import dimensions
 from .steps import methods, parts, scaling
 from .table import Section
 
@@ -52,6 +53,8 @@ def _scaling(run: _Run) -> Iterator[Section]:
     sizes = (10, 30) if run.quick else (10, 100, 300)
     shapes = [SHAPES[run.shape].with_images(n) for n in sizes]
     yield scaling([(shape, Problem(shape, run.device)) for shape in shapes], run.repeats)
+    dims, classes = ((64,), (10, 30)) if run.quick else ((384, 768, 1536), (10, 100, 1000))
+    yield dimensions(run.device, dims, classes, run.repeats)
 
 
 def _memory(run: _Run) -> Iterator[Section]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from clpdd.engine import Views, step
@@ -16,7 +17,8 @@ from .table import Section
 
 __all__ = ["PARTS", "methods", "parts", "scaling", "take"]
 
-PARTS = ("pyramid", "augmentation", "encoder", "solve and outer loss", "optimiser", "other")
+_BLIND, _WITH_GRAPH = "encoder, without a graph", "encoder, with a graph and back"
+PARTS = ("pyramid", "augmentation", _BLIND, _WITH_GRAPH, "solve and outer loss", "optimiser", "other")
 
 
 def take(problem: Problem, number: int, method: str = "clp", batch: int | None = None) -> None:
@@ -37,7 +39,8 @@ def parts(shape: Shape, problem: Problem, repeats: int) -> Section:
     passes = "one pass" if len(problem.labels) <= problem.batch else f"two passes of {problem.batch} views"
     section = Section(f"A step: {_name(shape)}, {passes}", ["part", "milliseconds", "share of the step"])
     for name in PARTS:
-        spent = watch.parts.get(name, 0.0)
+        if (spent := watch.parts.get(name)) is None:  # of the encoder's two parts, in one pass there is but one
+            continue
         section.add(name, 1e3 * spent / repeats, f"{100 * spent / total:.1f} %")
     section.add("the whole step, unwatched", 1e3 * whole, "")
     section.add("bare encoder passes over as many views", 1e3 * bare, "")
@@ -86,8 +89,9 @@ def _watched(problem: Problem, watch: Stopwatch, number: int) -> None:
     problem.images.begin(1e-3)
 
     def encode(pixels: Tensor) -> Tensor:
-        watch.enter("encoder")
-        return watch.on_the_way_back(problem.encode(pixels), "encoder")
+        part = _WITH_GRAPH if torch.is_grad_enabled() else _BLIND
+        watch.enter(part)
+        return watch.on_the_way_back(problem.encode(pixels), part)
 
     def scored(Z: Tensor) -> Tensor:
         watch.enter("solve and outer loss")
