@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import glob
 import json
 import logging
 import os
@@ -307,10 +308,14 @@ def record(root: Path, stage: str, on_line: Line, grace: float, force: bool = Fa
 def forget(work: Path, stages: Iterable[Stage]) -> None:
     """Drop what the stages have finished or begun in the work folder, so that they make it anew."""
     for stage in stages:
-        item = stage.name.partition("@")[2]
-        rooms = [f"{item}-{split}" for split in SPLITS] if stage.group == "cache" else [item]
+        item, home = stage.name.partition("@")[2], work / stage.group
+        rooms = [home / item]
+        if stage.group == "cache":
+            rooms = [home / f"{item}-{split}" for split in SPLITS]
+        elif stage.group == "benchmark":  # a room for every distillation
+            rooms = list(home.glob(f"{glob.escape(item)}-*"))
         for room in rooms:
-            shutil.rmtree(work / stage.group / room, ignore_errors=True)
+            shutil.rmtree(room, ignore_errors=True)
 
 
 def has_remote(root: Path) -> bool:

@@ -236,3 +236,21 @@ def test_a_lock_file_cut_by_a_kill_is_made_again(toy: Toy) -> None:
     dvc.record(toy.root, "index", quiet, 5)
     assert toy.lock() == whole
     assert len(toy.steps("index")) == 4  # nothing was done twice
+
+
+def test_what_is_forgotten_is_the_stages_own_work_and_nothing_else(tmp_path: Path) -> None:
+    rooms = {
+        "cache@a": ["cache/a-train", "cache/a-validation", "cache/a-test"],
+        "kernels@a": ["kernels/a"],
+        "distill@a-clp": ["distill/a-clp"],
+        "benchmark@a": ["benchmark/a-clp-1-0", "benchmark/a-lgm-1-0"],
+    }
+    others = ["cache/b-train", "kernels/b", "distill/a-lgm", "distill/b-clp", "benchmark/b-clp-1-0"]
+    stages = [dvc.Stage(name, (), "", ()) for name in rooms]
+    for forgotten in stages:
+        for room in (*others, *(room for some in rooms.values() for room in some)):
+            (tmp_path / room / "0123").mkdir(parents=True, exist_ok=True)
+        dvc.forget(tmp_path, [forgotten])
+        gone = {room for some in rooms.values() for room in some if not (tmp_path / room).exists()}
+        assert gone == set(rooms[forgotten.name])
+        assert all((tmp_path / room).exists() for room in others)
