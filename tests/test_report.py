@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,15 @@ from torch import Tensor
 from clpdd.config import Settings, parse_settings
 from clpdd.distilled import DistilledSet, grid
 from clpdd.errors import ArtifactError
-from clpdd.files import write_json
+from clpdd.files import read_json, write_json
 from clpdd.layout import Layout
 from clpdd.report import write_report
 from clpdd.report.clocks import git_revision
+from clpdd.report.data import KEYS, gather, read_sources
 from clpdd.report.figures import nice_ticks
 from clpdd.report.page import duration
 from clpdd.report.pictures import fit
+from clpdd.report.transfer import heat_maps
 from tests.browser import asked_schemes, emulate
 
 MEANS = {"clp": 91.2, "random": 58.0, "centroid": 76.4, "full": 97.1}
@@ -214,6 +217,19 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> tuple[Layout, Settings]
     return write_artifacts(tmp_path_factory.mktemp("hostile"), settings, HOSTILE, side=16, clocks=False), settings
 
 
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Layout, Settings]:
+    """Six encoders, the last of which joins the second and the third."""
+    names = ["clpdd_resnet14", "clip", "siglip2", "vit_base_patch14_reg4_dinov2.lvd142m", "mae", "both"]
+    joint = {"both": {"members": {"clip": 1.0, "siglip2": 2.0}}}
+    settings = parse_settings({"encoders": names, "encoder_options": joint})
+    layout = write_artifacts(tmp_path_factory.mktemp("many"), settings, DIGITS[:3], side=16)
+    file = layout.kernels("both") / "kernels.json"
+    record = read_json(file)
+    write_json(file, record | {"encoder": record["encoder"] | {"members": [{"name": "clip"}, {"name": "siglip2"}]}})
+    return layout, settings
+
+
 class Page(HTMLParser):
     """Tags with their attributes, text outside ``style``, and every address the page refers to."""
 
@@ -278,17 +294,62 @@ def test_headline_says_the_result_in_words(plain: tuple[Layout, Settings], tmp_p
     assert headline["sentence"] in Page(paths["report.html"].read_text()).text.replace("\u00a0", " ")
 
 
-def test_cross_encoder_table_has_every_pair(hostile: tuple[Layout, Settings], tmp_path: Path) -> None:
+def test_heat_maps_across_encoders_have_every_pair_of_every_method_that_depends_on_one(
+    hostile: tuple[Layout, Settings], tmp_path: Path
+) -> None:
     layout, settings = hostile
     paths = write_report(layout, settings, tmp_path)
     facts = json.loads(paths["report.json"].read_text())
-    assert [(m["protocol"], m["views"]) for m in facts["cross"]] == [(p, v) for p, v, _ in sorted(
-        variants("clp"), key=lambda v: (v[0] != "sgd", v[1])
-    )]  # fmt: skip
-    for found in facts["cross"]:
-        assert np.shape(found["top1"]) == (2, 2)
-        assert min(found["top1"][0][0], found["top1"][1][1]) > max(found["top1"][0][1], found["top1"][1][0])
-    assert "Across encoders" in Page(paths["report.html"].read_text()).text
+    order = [(p, v) for p, v, _ in sorted(variants("clp"), key=lambda v: (v[0] != "sgd", v[1]))]
+    found = [(m["method"], m["synthetic"], m["protocol"], m["views"]) for m in facts["cross"]]
+    assert found == [(name, made, p, v) for name, made in (("clp", True), ("centroid", False)) for p, v in order]
+    line = {tuple(s[key] for key in KEYS): s for s in facts["summary"]}
+    for m in facts["cross"]:
+        for i, a in enumerate(settings.encoders):
+            own = [line[m["method"], a, b, m["protocol"], m["views"]] for b in settings.encoders]
+            assert m["top1"][i] == [s["top1"]["mean"] for s in own]
+            assert m["share_of_full"][i] == [s["share_of_full"] for s in own]
+            assert m["mean_share"][i] == pytest.approx(np.mean([s["share_of_full"] for s in own]))
+        assert min(m["top1"][0][0], m["top1"][1][1]) > max(m["top1"][0][1], m["top1"][1][0])
+    shown = Page(paths["report.html"].read_text())
+    assert "Across encoders" in shown.text
+    drawn = [td for td in shown.all("td") if "own" in td.get("class", "").split()]
+    assert len(drawn) == 2 * len(facts["cross"])
+    assert not [td for td in shown.all("td") if "joins" in td.get("class", "").split()]
+
+
+def test_members_of_a_joint_encoder_are_marked_and_its_column_is_in_no_mean(many: tuple[Layout, Settings]) -> None:
+    layout, settings = many
+    facts = gather(read_sources(layout, settings), settings)
+    drawn = heat_maps(facts)
+    assert drawn is not None
+    assert (drawn["numbered"], drawn["joint"], drawn["of_full"]) == (True, True, True)
+    for m, panel in zip([m for m in facts["cross"] if m["synthetic"]], drawn["made"]["clp"], strict=True):
+        kinds = [[cell["kind"] for cell in row["cells"]] for row in panel["rows"]]
+        last = len(settings.encoders) - 1
+        assert [i for i, row in enumerate(kinds) if row[i] == "own"] == list(range(len(settings.encoders)))
+        assert [j for j, kind in enumerate(kinds[last]) if kind == "joins"] == [1, 2]
+        assert sum(row.count("joins") for row in kinds) == 2
+        for i, row in enumerate(panel["rows"]):
+            assert row["mean"] == pytest.approx(np.mean(m["share_of_full"][i][:last]))
+            for cell, share in zip(row["cells"], m["share_of_full"][i], strict=True):
+                assert cell["shade"] == pytest.approx(100 * (share - drawn["low"]) / (100 - drawn["low"]), abs=0.5)
+
+
+def test_without_all_training_images_shades_are_shares_of_the_best_of_a_column(many: tuple[Layout, Settings]) -> None:
+    layout, settings = many
+    chosen = settings.model_copy(update={"methods": ["clp", "centroid"]})
+    sources = read_sources(layout, chosen)
+    rows = [row for row in sources.results if row["method"] in chosen.methods]
+    drawn = heat_maps(gather(replace(sources, results=rows), chosen))
+    assert drawn is not None
+    assert not drawn["of_full"]
+    for p in range(3):
+        panels = [drawn[kind][method][p] for kind, method in (("made", "clp"), ("chosen", "centroid"))]
+        values = np.array([[[cell["value"] for cell in row["cells"]] for row in panel["rows"]] for panel in panels])
+        shares = np.array([[[cell["share"] for cell in row["cells"]] for row in panel["rows"]] for panel in panels])
+        np.testing.assert_allclose(shares, 100 * values / values.max((0, 1)))
+    assert all(row["mean"] is None for panel in drawn["made"]["clp"] for row in panel["rows"])
 
 
 def test_timed_results_are_the_results_and_their_readings(plain: tuple[Layout, Settings], tmp_path: Path) -> None:
@@ -492,7 +553,7 @@ return worst;
 
 @pytest.mark.parametrize("width", [1280, 400])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("which", ["plain", "hostile"])
+@pytest.mark.parametrize("which", ["plain", "hostile", "many"])
 def test_page_holds_together_in_a_browser(
     which: str, scheme: str, width: int, browser: Any, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

@@ -18,6 +18,7 @@ from ..errors import ArtifactError
 from ..files import read_json, sha256_file, sha256_tree
 from ..layout import Layout
 from .classes import confusion, per_class
+from .transfer import cross
 
 __all__ = ["BOUNDS", "KEYS", "METHODS", "Sources", "gather", "read_mapping", "read_sources", "read_table"]
 
@@ -229,23 +230,6 @@ def _pairs(given: Iterable[Sequence[Any]]) -> list[list[float]]:
     return [[step, round(value, 6)] for step, value in given if value is not None and math.isfinite(value)]
 
 
-def cross(summary: list[dict[str, Any]], settings: Settings) -> list[dict[str, Any]]:
-    """Mean top-1 for every (distil encoder, eval encoder): one matrix per protocol of the main method."""
-    if len(settings.encoders) < 2:
-        return []
-    method, matrices = main_method(settings), []
-    kinds = dict.fromkeys((s["protocol"], s["views"]) for s in summary if s["method"] == method)
-    for protocol, views in kinds:
-        cell = {
-            (s["distil_encoder"], s["eval_encoder"]): s["top1"]["mean"]
-            for s in summary
-            if (s["method"], s["protocol"], s["views"]) == (method, protocol, views)
-        }
-        top1 = [[cell.get((a, b)) for b in settings.encoders] for a in settings.encoders]
-        matrices.append({"method": method, "protocol": protocol, "views": views, "top1": top1})
-    return matrices
-
-
 def gather(sources: Sources, settings: Settings) -> dict[str, Any]:
     """Everything on the page that is the same whenever and wherever it is computed; this becomes ``report.json``."""
     first, method = settings.encoders[0], main_method(settings)
@@ -267,7 +251,7 @@ def gather(sources: Sources, settings: Settings) -> dict[str, Any]:
         "curves": curves(sources.sets),
         "classes": per_class(sources.details),
         "confusion": confusion(sources.details, head, chosen.class_names, settings.report.max_classes),
-        "cross": cross(summary, settings),
+        "cross": cross(summary, settings, {name: sources.sets[first, name].method for name in settings.methods}),
         "settings": settings.model_dump(mode="json", exclude={"runtime"}),
         "digests": dict(sorted(sources.digests.items())),
     }
@@ -278,4 +262,5 @@ def _encoder(sources: Sources, name: str) -> dict[str, Any]:
         (s.info.get("encoder") for (encoder, _), s in sources.sets.items() if encoder == name), None
     )
     described = given if isinstance(given, dict) else {}
-    return {"name": name} | {key: described.get(key) for key in ("dim", "size", "digest")}
+    members = [member["name"] for member in described.get("members", [])]
+    return {"name": name, "members": members} | {key: described.get(key) for key in ("dim", "size", "digest")}

@@ -18,6 +18,7 @@ from .classes import LISTED
 from .clocks import distill_seconds, evaluation_clocks, stage_lines
 from .data import BOUNDS, KEYS, METHODS
 from .pictures import Picture, fit, timelapse
+from .transfer import heat_maps
 
 __all__ = ["duration", "megabytes", "render", "template"]
 
@@ -61,7 +62,7 @@ def render(
         galleries=[_gallery(facts, sets, encoder, layout, settings) for encoder in settings.encoders],
         accuracy=figures.accuracy_panels(facts["summary"]),
         curves=figures.curve_panels(facts["curves"]),
-        heats=[_heat(m) for m in facts["cross"]],
+        transfer=heat_maps(facts),
         classes=_classes(facts, settings),
         groups=_groups(facts["summary"], clocks),
         stages=stage_lines(clocks),
@@ -187,14 +188,6 @@ def _others(chosen: DistilledSet, first: int, budget: int) -> list[dict[str, Any
 
 
 # -- probes ----------------------------------------------------------------------------------------------------------
-
-
-def _heat(cross: dict[str, Any]) -> dict[str, Any]:
-    known = [v for row in cross["top1"] for v in row if v is not None]
-    low = min(known, default=0.0)
-    return cross | {
-        "cells": figures.matrix(cross["top1"], low - 0.15 * (max(known, default=1.0) - low), max(known, default=1.0))
-    }
 
 
 def _classes(facts: dict[str, Any], settings: Settings) -> dict[str, Any] | None:
