@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .config import Settings, load_settings
-from .distributed import ALONE, Ranks
 from .encoders import Encoder, architecture_of, load_encoder, resolve_device
 from .errors import SettingsError
 from .files import read_json, sha256_file, write_json
 from .layout import SPLITS, Layout
 from .methods import OnProgress
+from .ranks import ALONE, Ranks
 from .work import exclusive, peak_memory_mb
 
 if TYPE_CHECKING:

@@ -38,10 +38,9 @@ from .files import (
 __all__ = [
     "FORMAT",
     "WorkFolder",
-    "await_ranks",
     "exclusive",
     "fingerprint",
-    "hold_as_rank",
+    "lock",
     "peak_memory_mb",
     "versions",
 ]
@@ -98,14 +97,14 @@ def exclusive(root: Path | str, stage: str, wait: float = 0.0) -> Iterator[None]
     home = Path(root) / stage
     with explain_os_errors("use the work folder", home):
         home.mkdir(parents=True, exist_ok=True)
-        descriptor = _lock(home, stage, wait)
+        descriptor = lock(home, stage, wait)
     try:
         yield
     finally:
         os.close(descriptor)
 
 
-def _lock(home: Path, what: str, wait: float) -> int:
+def lock(home: Path, what: str, wait: float) -> int:
     """A descriptor that holds ``home`` until it is closed, by whatever end of the process."""
     descriptor = os.open(home / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     deadline = time.monotonic() + wait
@@ -129,35 +128,6 @@ def _lock(home: Path, what: str, wait: float) -> int:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
     return descriptor
-
-
-def await_ranks(folder: Path, wait: float = 60.0) -> None:
-    """Wait until no rank of an earlier run, whose rank 0 has ended, is still at work in ``folder``.
-
-    Raises ``BusyError`` after ``wait`` seconds.
-    """
-    with explain_os_errors("use the work folder", folder):
-        os.close(_lock(folder, "a rank of an earlier run of the same work", wait))
-
-
-@contextlib.contextmanager
-def hold_as_rank(folder: Path) -> Iterator[None]:
-    """Hold ``folder``, beside other ranks, for the length of the block; rank 0 holds the work folder itself.
-
-    Raises ``ResourceError`` when the folder, which rank 0 has made, is not to be seen from here.
-    """
-    if not folder.is_dir():
-        raise ResourceError(
-            f"rank 0 has made the work folder {folder}, but it cannot be seen from here: the data must lie on a file "
-            f"system that all ranks share, at the same path"
-        )
-    with explain_os_errors("use the work folder", folder):
-        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def peak_memory_mb() -> float:
@@ -203,7 +173,7 @@ class WorkFolder:
     def __enter__(self) -> Self:
         with explain_os_errors("use the work folder", self.home):
             self.home.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(self.home, f"{self.stage} of {self.item}", self.wait)
+            self._lock = lock(self.home, f"{self.stage} of {self.item}", self.wait)
         try:
             self._open()
         except BaseException:

@@ -18,6 +18,7 @@ from clpdd.features import cache_features
 from clpdd.kernels import compute_kernels
 from clpdd.layout import SPLITS, Layout
 from tests.browser import open_browser
+from tests.ranks import Launcher
 
 os.environ["DVC_NO_ANALYTICS"] = "1"  # no command of the tests may look for a network
 
@@ -73,6 +74,14 @@ def world(tmp_path_factory: pytest.TempPathFactory, encoder: Encoder) -> World:
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """See ``tests.browser``."""
     yield from open_browser(tmp_path_factory.mktemp("chromium"))
+
+
+@pytest.fixture
+def launcher() -> Iterator[Launcher]:
+    """See ``tests.ranks``."""
+    launcher = Launcher()
+    yield launcher
+    launcher.end()
 
 
 @pytest.fixture(autouse=True)

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +13,16 @@ import torch
 
 from clpdd import stages
 from clpdd.datasets import index_arrays
-from clpdd.distributed import ALONE, Ranks, launched
+from clpdd.distributed import launched
 from clpdd.errors import BusyError, ResourceError, SettingsError
 from clpdd.files import sha256_tree
-from clpdd.work import await_ranks, hold_as_rank
+from clpdd.ranks import ALONE, Ranks
+from clpdd.shared_work import await_ranks, hold_as_rank
+
+from .ranks import PATIENCE, Launcher
 
 COMPLETE = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
 ENCODER = "clpdd_resnet14"
-PATIENCE = 240.0  # seconds until a process is taken to hang, however slow the machine
 
 
 def test_a_process_started_alone_is_a_group_of_one() -> None:
@@ -64,10 +62,14 @@ def test_an_environment_that_contradicts_itself_is_refused(change: dict[str, str
 
 @pytest.mark.parametrize("items", [0, 1, 5, 12])
 @pytest.mark.parametrize("size", [1, 2, 5])
-def test_shares_are_even_and_leave_nothing_out(items: int, size: int) -> None:
+def test_shares_and_spans_are_even_and_leave_nothing_out(items: int, size: int) -> None:
     shares = [Ranks(rank, size).share(list(range(items))) for rank in range(size)]
+    spans = [Ranks(rank, size).span(items) for rank in range(size)]
     assert sorted(item for share in shares for item in share) == list(range(items))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert [item for span in spans for item in span] == list(range(items))
+    for parts in (shares, spans):
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert spans == [Ranks(0, size).span(items, rank) for rank in range(size)]
 
 
 def test_a_rank_that_outlived_its_run_is_waited_for(tmp_path: Path) -> None:
@@ -81,78 +83,43 @@ def test_a_rank_that_outlived_its_run_is_waited_for(tmp_path: Path) -> None:
 # -- two processes --------------------------------------------------------------------------------------------------
 
 
-_started: list[subprocess.Popen[str]] = []
-
-
-@pytest.fixture(autouse=True)
-def _leave_nothing_running() -> Iterator[None]:
-    yield
-    for process in _started:
-        if process.poll() is None:
-            process.terminate()  # torchrun ends its ranks, which are in sessions of their own
-    for process in _started:
-        try:
-            process.communicate(timeout=40)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-    _started.clear()
-
-
-def start(arguments: list[str], rank: int, port: int) -> subprocess.Popen[str]:
-    """One rank of two, as torchrun would start it."""
-    variables = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
-    return launch(arguments, variables | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
-
-
-def launch(arguments: list[str], variables: Mapping[str, str]) -> subprocess.Popen[str]:
-    """A process of Python's that does not outlive the test; its input ends when this process does."""
-    pipe = subprocess.PIPE
-    command = [sys.executable, *arguments]
-    process = subprocess.Popen(command, env=environment(variables), stdin=pipe, stdout=pipe, stderr=pipe, text=True)
-    _started.append(process)
-    return process
-
-
-def environment(more: Mapping[str, str]) -> dict[str, str]:
-    """Ours with one thread, which last bits may depend on."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1", **more}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 COLLECTIVES = """
 import json
 import torch
+import clpdd.ranks
 from clpdd.distributed import connect
 from clpdd.errors import SettingsError
 
+clpdd.ranks._PIECE = 64  # several pieces of these rows
+everything = torch.arange(5 * 2 * 3).view(5, 2, 3)
 with connect() as ranks:
-    rows = ranks.rows(torch.arange(3 * ranks.rank).float()[:, None] + 10)  # rank 0 has none
-    total = ranks.sum(torch.tensor([1.0 + ranks.rank, 2.0]))
-    told = ranks.from_first("first" if ranks.first else "other"), ranks.gather(ranks.rank)
-    ranks.agree("colours", "red")
+    own = everything[list(ranks.span(5))]
+    assert torch.equal(ranks.whole(own, 5), everything)
+    assert torch.equal(ranks.whole(own.transpose(0, 1), 5, axis=1), everything.transpose(0, 1))
+    assert torch.equal(ranks.collect(own, 5), everything if ranks.first else own)
+    assert torch.equal(ranks.collect(own[:0], 0), own[:0])
+    assert torch.equal(ranks.deal(everything if ranks.first else everything.to("meta")), own)
+    assert torch.equal(ranks.copy(torch.tensor(7.5 - ranks.rank)), torch.tensor(7.5))
+    total, ones = ranks.sum(torch.tensor([[1.0 + ranks.rank, 2.0]]), torch.ones(()))
     try:
         ranks.agree("colours", ranks.rank)
         refused = ""
     except SettingsError as error:
         refused = str(error)
-    print(json.dumps([rows.flatten().tolist(), total.tolist(), *told, refused]))
+    ranks.agree("colours", ["red", None, 1.5])
+    values = [total.tolist(), ones.item(), ranks.from_first("\N{SNOWMAN}" * (1 + ranks.rank)), refused]
+    values += [ranks.gather({"rank": "x" * ranks.rank}), ranks.highest(ranks.rank, -ranks.rank)]
+    print(json.dumps(values))
 """
 
 
-def test_every_rank_gets_what_the_collectives_promise() -> None:
-    port = free_port()
-    ranks = [start(["-c", COLLECTIVES], rank, port) for rank in range(2)]
-    for rank in ranks:
+def test_every_rank_gets_what_the_collectives_promise(launcher: Launcher) -> None:
+    for rank in launcher.ranks(*[["-c", COLLECTIVES]] * 2):
         out, err = rank.communicate(timeout=PATIENCE)
         assert rank.returncode == 0, err
-        *values, refused = json.loads(out)
-        assert values == [[10.0, 11.0, 12.0], [3.0, 4.0], "first", [0, 1]]
+        total, ones, told, refused, gathered, highest = json.loads(out)
+        assert (total, ones) == ([[3.0, 4.0]], 2.0)
+        assert (told, gathered, highest) == ("\N{SNOWMAN}", [{"rank": ""}, {"rank": "x"}], [1, 0])
         assert refused.startswith("colours of ranks [1] differ")
 
 
@@ -199,15 +166,15 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.slow
-def test_a_killed_rank_is_noticed_and_the_group_resumes_to_the_bytes_of_one_process(project: Path) -> None:
+def test_a_killed_rank_is_noticed_and_the_group_resumes_to_the_bytes_of_one_process(
+    project: Path, launcher: Launcher
+) -> None:
     work = project / "data" / "work"
 
     def recorded(name: str) -> dict[str, str]:
         return {k: v for file in work.rglob(name) for k, v in json.loads(file.read_text()).items()}
 
-    port = free_port()
-    first = start(command(project), 0, port)
-    second = start(["-c", HELD_AFTER_TWO_SHARDS, *command(project)[2:]], 1, port)
+    first, second = launcher.ranks(command(project), ["-c", HELD_AFTER_TWO_SHARDS, *command(project)[2:]])
     assert eventually(lambda: len(recorded("shards-1.json")) == 2 and len(recorded("shards.json")) >= 3)
     second.kill()
     said = first.communicate(timeout=PATIENCE)[1]
@@ -219,7 +186,7 @@ def test_a_killed_rank_is_noticed_and_the_group_resumes_to_the_bytes_of_one_proc
     before = {name: (store / name).stat() for name in done}
 
     run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command(project)]
-    finished = launch(run, {})
+    finished = launcher.start(run)
     said = finished.communicate(timeout=PATIENCE)[1]
     assert finished.returncode == 0, said
     assert f"{len(done) - 1} of 10 shards are finished already" in said  # less the array's metadata
@@ -240,21 +207,18 @@ def test_a_killed_rank_is_noticed_and_the_group_resumes_to_the_bytes_of_one_proc
         assert sha256_tree(project / "data" / place) == sha256_tree(project / "alone" / place)
 
 
-def test_stages_of_one_process_refuse_a_group(project: Path) -> None:
-    arguments = ["kernels" if one == "cache" else one for one in command(project)]
-    out = start(arguments, 0, 29500)
+def test_stages_of_one_process_refuse_a_group(project: Path, launcher: Launcher) -> None:
+    out = launcher.start(["kernels" if one == "cache" else one for one in command(project)], COMPLETE)
     said = out.communicate(timeout=PATIENCE)[1]
     assert out.returncode == SettingsError.exit_code
     assert "runs in one process" in said
 
 
-def test_ranks_with_other_settings_are_refused(project: Path) -> None:
+def test_ranks_with_other_settings_are_refused(project: Path, launcher: Launcher) -> None:
     other = project / "other.yaml"
     other.write_text((project / "params.yaml").read_text().replace("batch_size: 4", "batch_size: 2"))
     changed = [str(other) if one.endswith("params.yaml") else one for one in command(project)]
-    port = free_port()
-    ranks = [start(command(project), 0, port), start(changed, 1, port)]
-    for rank in ranks:
+    for rank in launcher.ranks(command(project), changed):
         said = rank.communicate(timeout=PATIENCE)[1]
         assert rank.returncode == SettingsError.exit_code, said
         assert "settings, code or data of ranks [1] differ from those of rank 0" in said

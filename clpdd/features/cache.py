@@ -7,7 +7,6 @@ in one run with the others, alone in a resumed one, or by another rank.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +24,6 @@ from zarr.codecs import Crc32cCodec
 
 from ..datasets import Index
 from ..decoding import Batch, Preprocess, available_cores, choose_workers, decode_batches, decode_rows
-from ..distributed import ALONE, Ranks
 from ..encoders import Encoder, encode
 from ..errors import DataError, NumericalError
 from ..files import (
@@ -36,7 +34,9 @@ from ..files import (
     write_json,
 )
 from ..provenance import code_digest
-from ..work import WorkFolder, await_ranks, fingerprint, hold_as_rank
+from ..ranks import ALONE, Ranks
+from ..shared_work import produce, shared
+from ..work import WorkFolder, fingerprint
 from .proof import Proven, sync
 from .store import FORMAT, GROUP, FeatureStore, content_digest, seal
 
@@ -100,22 +100,9 @@ def cache_features(
         code=code_digest("clpdd.features"),
     )
     work = WorkFolder(work_root, "cache", f"{encoder.name}/{index.split}", parts, wait)
-    ranks.agree("settings, code or data", work.digest)
     job = _Job(index_path, index, encoder, settings, work, progress, measured, ranks)
-    with contextlib.ExitStack() as held:
-        if ranks.first:
-            held.enter_context(work)
-            if ranks.size > 1:
-                await_ranks(work.path)
-        ranks.barrier()
-        if not ranks.first:
-            held.enter_context(hold_as_rank(work.path))
-        ranks.barrier()
-        if not ranks.first:
-            job.follow()
-        elif not work.produce(job.run, {_STORE: target}, discard=("shards.json",)):
-            ranks.from_first(None)
-        ranks.barrier()
+    with shared(work, ranks):
+        produce(work, ranks, job.run if ranks.first else job.follow, {_STORE: target}, discard=("shards.json",))
     return FeatureStore.open(target)
 
 
@@ -156,10 +143,8 @@ class _Job:
             self._complete(names)
 
     def follow(self) -> None:
-        """Encode this rank's share of what rank 0 finds unfinished, if it finds anything."""
+        """Encode this rank's share of what rank 0 finds unfinished."""
         todo = self.ranks.from_first(None)
-        if todo is None:
-            return
         with explain_os_errors("write features to", self.store):
             array = zarr.open_array(str(self.store / "features"), mode="r+", zarr_format=3)
             self._encode(array, self.ranks.share(todo))

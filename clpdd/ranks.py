@@ -1,0 +1,257 @@
+"""This process among those of its run, and what it can say to them.
+
+A process started alone is a group of one, in which everything here costs nothing, so that a stage is written once for
+one process and for many. Control messages are JSON; they and CPU tensors travel over gloo, CUDA tensors over NCCL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .errors import ResourceError, SettingsError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+__all__ = ["ALONE", "Ranks", "said"]
+
+_PIECE = 2**26  # bytes sent at once
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of its run.
+
+    Attributes:
+        rank: in ``[0, size)``; rank 0 alone holds locks, publishes and reports.
+        size: processes of the run.
+        local: number among the processes of this machine, which is also that of its CUDA device.
+        here: processes of the run on this machine.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0
+    here: int = 1
+    _devices: Any = field(default=None, repr=False, compare=False)  # torch's group for CUDA tensors
+
+    @property
+    def first(self) -> bool:
+        """Whether this is rank 0."""
+        return self.rank == 0
+
+    def share(self, items: list[Any]) -> list[Any]:
+        """This rank's part of ``items``: every ``size``-th, so that parts differ by one item at most."""
+        return items[self.rank :: self.size]
+
+    def span(self, total: int, rank: int | None = None) -> range:
+        """This rank's (or another's) part of ``range(total)``: contiguous, lengths differ by one at most."""
+        rank = self.rank if rank is None else rank
+        return range(total * rank // self.size, total * (rank + 1) // self.size)
+
+    def device(self, device: torch.device) -> torch.device:
+        """``device``, or the CUDA device of this rank where no number is given. Raises ``ResourceError``."""
+        if device.type != "cuda" or self.size == 1:
+            return device
+        import torch
+
+        if device.index is not None:
+            raise SettingsError(f"runtime.device is {device}, the same for all {self.size} ranks: set it to cuda")
+        found = torch.cuda.device_count()
+        if self.local >= found:
+            raise ResourceError(
+                f"rank {self.rank} needs CUDA device {self.local}, but torch sees {found} on this machine: start at "
+                f"most {found} processes here"
+            )
+        torch.cuda.set_device(self.local)
+        return torch.device("cuda", self.local)
+
+    # -- values --------------------------------------------------------------------------------------------------------
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        self.gather(None)
+
+    def gather(self, value: Any) -> list[Any]:
+        """The JSON ``value`` of every rank, by rank, on every rank."""
+        if self.size == 1:
+            return [value]
+        import torch
+
+        own = _encoded(value)
+        lengths = self._all(torch.tensor([len(own)]))
+        room = max(int(length) for length in lengths)
+        texts = self._all(torch.nn.functional.pad(own, (0, room - len(own))))
+        return [_decoded(text[: int(length)]) for text, length in zip(texts, lengths, strict=True)]
+
+    def from_first(self, value: Any) -> Any:
+        """Rank 0's JSON ``value`` on every rank; what the others pass is ignored."""
+        if self.size == 1:
+            return value
+        import torch
+
+        text = _encoded(value) if self.first else torch.empty(0, dtype=torch.uint8)
+        length = self.copy(torch.tensor([len(text)]))
+        return _decoded(self.copy(text if self.first else torch.empty(int(length), dtype=torch.uint8)))
+
+    def agree(self, what: str, value: Any) -> None:
+        """Raise ``SettingsError`` on every rank unless all pass the same ``value``."""
+        found = self.gather(value)
+        different = [rank for rank, one in enumerate(found) if one != found[0]]
+        if different:
+            raise SettingsError(
+                f"{what} of ranks {different} differ from those of rank 0: start all ranks with the same settings, "
+                f"code, libraries and data"
+            )
+
+    def highest(self, *values: int) -> list[int]:
+        """The greatest of all ranks' values, place by place, on every rank."""
+        if self.size == 1:
+            return list(values)
+        import torch
+        import torch.distributed as dist
+
+        found = torch.tensor(values, dtype=torch.int64)
+        with _explained(self):
+            dist.all_reduce(found, dist.ReduceOp.MAX)
+        return [int(one) for one in found]
+
+    # -- tensors -------------------------------------------------------------------------------------------------------
+
+    def sum(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The sums of all ranks' tensors (equal shapes, one dtype), the same bits on every rank."""
+        if self.size == 1:
+            return tensors
+        import torch
+        import torch.distributed as dist
+
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        with _explained(self):
+            dist.all_reduce(flat, group=self._group(flat))
+        parts = flat.split([tensor.numel() for tensor in tensors])
+        return tuple(part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True))
+
+    def copy(self, tensor: Tensor) -> Tensor:
+        """Rank 0's ``tensor``, on the CPU, into that of every rank (of the same shape and dtype)."""
+        if self.size > 1:
+            import torch.distributed as dist
+
+            with _explained(self):
+                dist.broadcast(tensor, src=0)
+        return tensor
+
+    def whole(self, part: Tensor, total: int, axis: int = 0) -> Tensor:
+        """The whole on every rank of what each holds its ``span(total)`` of along ``axis``."""
+        if self.size == 1:
+            return part
+        shape = list(part.shape)
+        shape[axis] = -(-total // self.size)
+        padded = part.new_zeros(shape)
+        padded.narrow(axis, 0, part.shape[axis]).copy_(part)
+        shape[axis] = total
+        made = part.new_empty(shape)
+        for rank, other in enumerate(self._all(padded)):
+            rows = self.span(total, rank)
+            made.narrow(axis, rows.start, len(rows)).copy_(other.narrow(axis, 0, len(rows)))
+        return made
+
+    def collect(self, part: Tensor, total: int) -> Tensor:
+        """The rows ``(total, ...)`` that ranks hold a ``span`` each of, on rank 0's CPU; the others keep theirs."""
+        if self.size == 1:
+            return part
+        import torch
+        import torch.distributed as dist
+
+        if not self.first:
+            for piece in _pieces(part):
+                with _explained(self):
+                    dist.send(piece.cpu().contiguous(), 0)
+            return part
+        made = torch.empty(total, *part.shape[1:], dtype=part.dtype)
+        made[: len(part)] = part
+        for rank in range(1, self.size):
+            rows = self.span(total, rank)
+            for piece in _pieces(made[rows.start : rows.stop]):
+                with _explained(self):
+                    dist.recv(piece, rank)
+        return made
+
+    def deal(self, rows: Tensor) -> Tensor:
+        """This rank's ``span`` of rank 0's ``rows (n, ...)``, on the CPU; of what others pass only the shape counts."""
+        if self.size == 1:
+            return rows
+        import torch
+        import torch.distributed as dist
+
+        own = self.span(len(rows))
+        if not self.first:
+            made = torch.empty(len(own), *rows.shape[1:], dtype=rows.dtype)
+            for piece in _pieces(made):
+                with _explained(self):
+                    dist.recv(piece, 0)
+            return made
+        for rank in range(1, self.size):
+            other = self.span(len(rows), rank)
+            for piece in _pieces(rows[other.start : other.stop]):
+                with _explained(self):
+                    dist.send(piece.contiguous(), rank)
+        return rows[: len(own)].clone()  # lets go of the rest
+
+    def _all(self, tensor: Tensor) -> list[Tensor]:
+        """The tensors of all ranks, of one shape and dtype."""
+        import torch
+        import torch.distributed as dist
+
+        found = [torch.empty_like(tensor) for _ in range(self.size)]
+        with _explained(self):
+            dist.all_gather(found, tensor, group=self._group(tensor))
+        return found
+
+    def _group(self, tensor: Tensor) -> Any:
+        return self._devices if tensor.is_cuda else None
+
+
+def _encoded(value: Any) -> Tensor:
+    """JSON as bytes ``(n,)`` uint8."""
+    import torch
+
+    return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+
+
+def _decoded(text: Tensor) -> Any:
+    return json.loads(text.numpy().tobytes())
+
+
+def _pieces(rows: Tensor) -> Sequence[Tensor]:
+    """``rows`` in parts that are sent at once."""
+    if not len(rows):
+        return []
+    parts: Sequence[Tensor] = rows.split(max(1, _PIECE // (rows[0].numel() * rows.element_size())))
+    return parts
+
+
+ALONE = Ranks()
+
+
+@contextlib.contextmanager
+def _explained(ranks: Ranks) -> Iterator[None]:
+    """A broken connection as what it means: another rank has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ResourceError(
+            f"rank {ranks.rank} of {ranks.size} lost another rank, which was killed or failed ({said(error)}): start "
+            f"all ranks again, finished work is kept"
+        ) from error
+
+
+def said(error: Exception) -> str:
+    """The first line of an error's message, less the place in torch's own sources that it begins with."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^\[[^\]]*\]\s*", "", line)
