@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import shlex
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["build_parser", "main"]
 
-_OVER_RANKS = ("cache",)  # commands that several processes may run together
+_OVER_RANKS = ("cache", "distill")  # commands that several processes may run together
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -209,9 +210,11 @@ def _distill(options: argparse.Namespace) -> None:
     from . import stages
     from .live import live_log
 
-    project = stages.open_project(options.params, options.data)
-    with live_log(project.layout.root / "live" / options.encoder / options.method) as log:
-        stages.distill(project, options.encoder, options.method, log)
+    with connect() as ranks:
+        project = stages.open_project(options.params, options.data, ranks)
+        watched = project.layout.root / "live" / options.encoder / options.method
+        with live_log(watched) if ranks.first else contextlib.nullcontext() as log:
+            stages.distill(project, options.encoder, options.method, log)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

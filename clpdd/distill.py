@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import DistillSettings, RuntimeSettings
+from .config.variants import OPTIMISING
 from .datasets import Index
 from .distilled import DistilledSet
 from .encoders import Encoder
@@ -17,6 +18,8 @@ from .files import sha256_tree
 from .kernels import Kernels
 from .methods import METHODS, Context, OnProgress, Snapshot
 from .provenance import code_digest
+from .ranks import ALONE, Ranks
+from .shared_work import produce, shared
 from .work import WorkFolder, fingerprint
 
 __all__ = ["distill"]
@@ -44,6 +47,7 @@ def distill(
     snapshots: Container[int] = (),
     on_snapshot: Callable[[Snapshot], None] | None = None,
     runtime: RuntimeSettings | None = None,
+    ranks: Ranks = ALONE,
 ) -> DistilledSet:
     """Distil the training split with one method and write the result to ``target``.
 
@@ -64,6 +68,9 @@ def distill(
         snapshots, on_snapshot: steps (0 is the start) whose images are shown to ``on_snapshot`` as they are reached.
             Steps that an earlier, killed attempt has passed are not shown again, nor is anything of a finished run.
         runtime: where features and images are kept: decides nothing of the result.
+        ranks: this process among those that call this with the same arguments. They share the images and what these
+            are scored on; a method that optimises nothing is left to rank 0. Results differ from those of one process
+            by rounding, and a run may go on with another number of ranks.
 
     Raises:
         SettingsError: an unknown method, or settings the data cannot serve.
@@ -76,7 +83,12 @@ def distill(
         raise SettingsError(f"methods: unknown method {method!r}; known are {', '.join(METHODS)}")
     chosen = METHODS[method]
     opened = _open_inputs(index, train, validation, kernels, encoder)
-    settings.per_class(opened[0].class_names)  # refuses names that are no classes
+    count = sum(settings.per_class(opened[0].class_names))  # refuses names that are no classes
+    if method in OPTIMISING and ranks.size > (most := min(count, len(opened[1]), len(opened[2]))):
+        raise SettingsError(
+            f"{ranks.size} ranks share {count} synthetic, {len(opened[1])} training and {len(opened[2])} validation "
+            f"images, and each needs one of all: start at most {most}"
+        )
     relevant = _relevant(settings, chosen.settings_used)
     parts = fingerprint(
         method=method,
@@ -94,7 +106,8 @@ def distill(
         device=encoder.mean.device.type,
         code=code_digest("clpdd.distill"),
     )
-    with WorkFolder(work_root, "distill", f"{encoder.name}/{name}", parts, wait) as work:
+    work = WorkFolder(work_root, "distill", f"{encoder.name}/{name}", parts, wait)
+    with shared(work, ranks):
         record: dict[str, Any] = {
             "method": method,
             "name": name,
@@ -119,8 +132,12 @@ def distill(
                 on_snapshot=on_snapshot,
                 runtime=runtime or RuntimeSettings(),
                 source=source(work.path / "source") if method == "neighbor" else None,
+                ranks=ranks,
             )
-            chosen(context).save(work.out / "set")
+            if ranks.first or method in OPTIMISING:
+                result = chosen(context)
+                if ranks.first:
+                    result.save(work.out / "set")
 
         def source(folder: Path) -> DistilledSet:
             """What the neighbours are neighbours of: made here unless that method's own run has made it already."""
@@ -137,11 +154,12 @@ def distill(
                 seed=seed,
                 wait=math.inf,
                 runtime=runtime,
+                ranks=ranks,
             )
 
-        made = work.produce(make, {"set": target}, discard=("checkpoints", "frames", "source"))
+        made = produce(work, ranks, make, {"set": target}, discard=("checkpoints", "frames", "source"))
     result = DistilledSet.load(target)
-    if not made and on_progress is not None:
+    if not made and on_progress is not None and ranks.first:
         _replay(result, on_progress)
     return result
 

@@ -1,9 +1,14 @@
-"""The optimisation loop: steps, progress, previews, checkpoints, preemption. It knows no method's mathematics."""
+"""The optimisation loop: steps, progress, previews, checkpoints, preemption. It knows no method's mathematics.
+
+Over ranks, each holds and updates its own images. Rank 0 alone writes; stops and failures are agreed on, so that all
+leave at the same step.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
+import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +26,7 @@ from .errors import NumericalError, Preempted
 from .files import explain_memory_errors, sha256_bytes, sha256_file, write_bytes
 from .labels import Targets
 from .preemption import StopRequest
+from .spread import deal_state
 from .state import ImageState, StateChunk, state_home
 from .synthetic import Parameterisation, pyramid_resolutions
 
@@ -40,7 +46,7 @@ class Problem(Protocol):
         """Hand the gradient of the loss to ``update``, chunk by chunk; a function of the images and the step alone."""
 
     def validate(self, pictures: Tensor) -> float:
-        """Top-1 in percent on validation data, of images ``(n, 3, s, s)`` uint8."""
+        """Top-1 in percent on validation data, of this rank's images ``(n, 3, s, s)`` uint8; the same on all ranks."""
 
     @property
     def targets(self) -> Targets:
@@ -56,7 +62,7 @@ class Problem(Protocol):
 
 
 def optimise(context: Context, problem: Problem) -> DistilledSet:
-    """Run (or continue) the optimisation in ``context.work`` and return the distilled set.
+    """Run (or continue) the optimisation in ``context.work`` and return the distilled set (other ranks: their part).
 
     Raises:
         Preempted: SIGTERM, SIGINT or SIGUSR1 came; the state after the current step is saved.
@@ -75,6 +81,7 @@ def optimise(context: Context, problem: Problem) -> DistilledSet:
 class _Loop:
     def __init__(self, context: Context, problem: Problem) -> None:
         self.context, self.problem, self.settings = context, problem, context.settings
+        self.ranks, self.n = context.ranks, len(context.labels)
         self.device = context.encoder.mean.device
         self.step = 0
         self.seconds = 0.0  # of the steps alone, over all attempts
@@ -82,41 +89,46 @@ class _Loop:
         self.scores: list[tuple[int, float]] = []
         self.best: tuple[int, float, Tensor, Tensor | None] | None = None  # step, score, images, soft labels
         self.previews: dict[str, str] = {}  # file name -> SHA-256
-        self.start = self._start_images()
-        self.images = ImageState(self._parameterisation())
-        if self.start is None:
-            self.start = self.images.pictures()
+        start = self._start_images()
+        self.images = ImageState(self._parameterisation(start))
+        self.start = self._collect(self.images.pictures() if start is None else start)
 
     def _start_images(self) -> Tensor | None:
         from .methods.base import nearest_rows, real_images
 
         if self.settings.initialisation != "centroid":
             return None
-        return real_images(self.context, nearest_rows(self.context))
+        own = self.context.rows
+        return real_images(self.context, nearest_rows(self.context)[own.start : own.stop])
 
-    def _parameterisation(self) -> Parameterisation:
-        n, size, pyramid = len(self.context.labels), self.context.size, self.settings.parameterisation == "pyramid"
+    def _parameterisation(self, start: Tensor | None) -> Parameterisation:
+        own, size, pyramid = self.context.rows, self.context.size, self.settings.parameterisation == "pyramid"
         resolutions = pyramid_resolutions(size) if pyramid else [size]
         return Parameterisation(
-            n,
+            self.n,
             size,
             pyramid=pyramid,
             decorrelate=self.settings.decorrelate,
-            start=self.settings.initialisation if self.start is None else self.start,
+            start=self.settings.initialisation if start is None else start,
             seed=self.context.seed,
             device=self.device,
-            home=state_home(n, resolutions, self.device, self.context.runtime.state),
+            home=state_home(len(own), resolutions, self.device, self.context.runtime.state),
+            rows=own,
         )
+
+    def _collect(self, own: Tensor) -> Tensor:
+        """Rows of all images on rank 0, this rank's elsewhere."""
+        return self.ranks.collect(own, self.n)
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         total = self.settings.steps
         saved, saved_at = self.step, time.monotonic()
-        # dynamic_ncols and disable=None: a bar on a terminal, nothing in a log
+        hide = None if self.ranks.first else True  # None: a bar on a terminal, nothing in a log
         with (
             StopRequest() as stop,
-            tqdm(total=total, initial=self.step, unit="step", desc="distill", disable=None, dynamic_ncols=True) as bar,
+            tqdm(total=total, initial=self.step, unit="step", desc="distill", disable=hide, dynamic_ncols=True) as bar,
         ):
             if self.step == 0:
                 self._preview()
@@ -129,14 +141,16 @@ class _Loop:
                 self._snapshot()
                 bar.update()
                 bar.set_postfix(self._readings(), refresh=False)
-                due = self.step - saved >= self.settings.checkpoint_every_steps
-                due = due or time.monotonic() - saved_at >= self.settings.checkpoint_every_seconds
-                if stop.name or due or self.step == total:
+                late = time.monotonic() - saved_at >= self.settings.checkpoint_every_seconds
+                late = late or self.step - saved >= self.settings.checkpoint_every_steps
+                due, stopped = self.ranks.highest(late, signal.Signals[stop.name] if stop.name else 0)
+                if stopped or due or self.step == total:
                     self.save()
                     saved, saved_at = self.step, time.monotonic()
-                if stop.name and self.step < total:
+                if stopped and self.step < total:
                     raise Preempted(
-                        f"stopped by {stop.name} after step {self.step} of {total}; saved: the same command goes on"
+                        f"stopped by {signal.Signals(stopped).name} after step {self.step} of {total}; saved: the same "
+                        f"command goes on"
                     )
 
     def _one_step(self) -> None:
@@ -146,7 +160,8 @@ class _Loop:
         self.images.begin(self.settings.learning_rate * self._decay())
         outcome = self.problem.step(self.images, self.step, self.images.update)
         loss, finite = torch.stack([outcome.loss.double(), outcome.finite.double()]).tolist()  # waits for the device
-        if not finite:
+        (broken,) = self.ranks.highest(not finite)
+        if broken:
             raise NumericalError(
                 f"the loss is {loss} or its gradient is not finite at step {self.step}: lower distill.learning_rate, "
                 f"or raise distill.ridge or distill.temperature; the last checkpoint is kept"
@@ -168,11 +183,11 @@ class _Loop:
     def _record(self) -> None:
         last = self.step == self.settings.steps
         if last or self.step % self.settings.validate_every == 0:
-            images = self.images.pictures()
-            score = self.problem.validate(images)
+            own = self.images.pictures()
+            score = self.problem.validate(own)
             self.scores.append((self.step, score))
             if self.best is None or score > self.best[1] or self.settings.keep == "last":
-                self.best = (self.step, score, images, self._soft_labels())
+                self.best = (self.step, score, self._collect(own), self._soft_labels())
             self._tell(self.step)
         if last or self.step % self.settings.preview_every == 0:
             self._preview()
@@ -181,9 +196,10 @@ class _Loop:
         from .methods.base import Snapshot
 
         if self.context.on_snapshot is not None and self.step in self.context.snapshots:
-            images = self.images.pictures()
+            images, soft = self._collect(self.images.pictures()), self._soft_labels()
             forward, backward = (images_a_step * self.step for images_a_step in self.problem.cost)
-            self.context.on_snapshot(Snapshot(self.step, self.seconds, images, forward, backward, self._soft_labels()))
+            if self.ranks.first:
+                self.context.on_snapshot(Snapshot(self.step, self.seconds, images, forward, backward, soft))
 
     def _readings(self) -> dict[str, str]:
         readings = {"loss": f"{self.losses[-1]:.4f}"}
@@ -192,12 +208,15 @@ class _Loop:
         return readings
 
     def _tell(self, step: int) -> None:
-        if self.context.on_progress is not None:
+        if self.context.on_progress is not None and self.ranks.first:
             score = dict(self.scores)[step]
             self.context.on_progress(step, {"loss": self.losses[step - 1], "validation_top1": score})
 
     def _preview(self) -> None:
-        sheet, name = png_bytes(grid(self.images.pictures())), f"{self.step:09d}.png"
+        pictures = self._collect(self.images.pictures())
+        if not self.ranks.first:
+            return
+        sheet, name = png_bytes(grid(pictures)), f"{self.step:09d}.png"
         write_bytes(self._frames / name, sheet)
         self.previews[name] = sha256_bytes(sheet)
 
@@ -208,7 +227,10 @@ class _Loop:
     # -- state -----------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        tensors = self.images.tensors() | self.problem.targets.tensors()
+        tensors = {name: self._collect(own) for name, own in self.images.tensors().items()}
+        if not self.ranks.first:
+            return
+        tensors |= self.problem.targets.tensors()
         values: dict[str, Any] = {"updates": self.images.updates, "losses": self.losses, "scores": self.scores}
         values["seconds"] = self.seconds
         values["previews"] = self.previews
@@ -220,22 +242,28 @@ class _Loop:
         save_checkpoint(self.context.work / "checkpoints", Checkpoint(self.step, tensors, values))
 
     def restore(self) -> None:
-        checkpoint = load_latest(self.context.work / "checkpoints")
-        if checkpoint is None:
+        checkpoint = self._checkpoint() if self.ranks.first else None
+        self.step, values = self.ranks.from_first((checkpoint.step, checkpoint.values) if checkpoint else (0, None))
+        if values is None:
             return
-        tensors, values = checkpoint.tensors, checkpoint.values
-        if not self._previews_whole(values["previews"]):
-            return
-        self.previews = values["previews"]
-        self.step, self.losses, self.seconds = checkpoint.step, values["losses"], values["seconds"]
+        saved = checkpoint.tensors if checkpoint else {}
+        tensors = deal_state(self.ranks, saved, shared="labels.")
+        self.previews, self.losses, self.seconds = values["previews"], values["losses"], values["seconds"]
         self.scores = [(step, score) for step, score in values["scores"]]
         self.images.restore(tensors, values["updates"])
         self.problem.targets.restore(tensors)
         if "best" in tensors:
-            self.best = (*values["best"], tensors["best"], tensors.get("best.labels"))
-        log.info("continuing at step %d of %d", self.step, self.settings.steps)
+            kept = saved if self.ranks.first else tensors
+            self.best = (*values["best"], kept["best"], kept.get("best.labels"))
+        if self.ranks.first:
+            log.info("continuing at step %d of %d", self.step, self.settings.steps)
         for step, _ in self.scores:
             self._tell(step)
+
+    def _checkpoint(self) -> Checkpoint | None:
+        """The newest one that can be continued."""
+        found = load_latest(self.context.work / "checkpoints")
+        return found if found is not None and self._previews_whole(found.values["previews"]) else None
 
     def _previews_whole(self, previews: dict[str, str]) -> bool:
         """They become the timelapse, so a damaged one costs a new start rather than a wrong result."""
@@ -258,13 +286,11 @@ class _Loop:
         passes = {"forward": forward * total, "backward": backward * total}
         record = self.context.record | {"encoder_images": passes}
         record |= {"curves": curves, "kept_step": step, "validation_top1": score}
+        names = self.context.index.class_names
+        if not self.ranks.first:
+            own = self.context.rows
+            return DistilledSet(images, self.context.labels[own.start : own.stop], names, record)
         frames = [np.asarray(Image.open(self._frames / name).convert("RGB")) for name in sorted(self.previews)]
         return DistilledSet(
-            images,
-            self.context.labels,
-            self.context.index.class_names,
-            record,
-            start=self.start,
-            frames=frames,
-            soft_labels=soft,
+            images, self.context.labels, names, record, start=self.start, frames=frames, soft_labels=soft
         )

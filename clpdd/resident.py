@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .memory import free_bytes
 
-__all__ = ["RealFeatures", "Store"]
+__all__ = ["Excerpt", "RealFeatures", "Store"]
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,31 @@ class Store(Protocol):
         """NumPy array ``(stop - start, d)`` float16 or float32, a copy."""
 
 
+class Excerpt:
+    """Some rows of a store as a store of their own.
+
+    Attributes:
+        rows: their numbers in the whole.
+    """
+
+    def __init__(self, store: Store, rows: range) -> None:
+        self.store, self.rows = store, rows
+        self.labels, self.dim = store.labels[rows.start : rows.stop], store.dim
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows that are read together."""
+        return self.store.chunk_rows
+
+    def stored(self, start: int, stop: int) -> Any:
+        """See ``Store``."""
+        first = self.rows.start
+        return self.store.stored(first + start, min(first + stop, self.rows.stop))
+
+
 class RealFeatures:
     """Features ``(N, d)`` of real images, less ``mean``, float32 on ``device`` when handed out.
 
@@ -52,14 +77,16 @@ class RealFeatures:
         mean: ``(d,)`` on ``device``.
         where: ``"device"``; ``"host"``, the machine's memory, pinned for CUDA; ``"stream"``, read from the store by
             background threads; ``"auto"``, the first of these that has room.
+        sharers: processes that take host memory at the same time.
 
     Attributes:
         where: the place that was taken.
         labels: ``(N,)`` int64 on ``device``.
     """
 
-    def __init__(self, store: Store, device: torch.device, mean: Tensor, where: str = "auto") -> None:
+    def __init__(self, store: Store, device: torch.device, mean: Tensor, where: str = "auto", sharers: int = 1) -> None:
         self.store, self.device, self.mean = store, device, mean
+        self._host_share = _HOST_SHARE / sharers
         self.labels = store.labels.to(device)
         self.dtype = torch.from_numpy(store.stored(0, 1)).dtype
         self.where = self._place() if where == "auto" else where
@@ -91,7 +118,7 @@ class RealFeatures:
         room = free_bytes(self.device) * self._share
         if narrow <= room:
             return "device"
-        if self.device.type != "cpu" and narrow <= free_bytes(torch.device("cpu")) * _HOST_SHARE:
+        if self.device.type != "cpu" and narrow <= free_bytes(torch.device("cpu")) * self._host_share:
             log.info("features of %.1f GiB are kept in host memory: the device has no room", narrow / 2**30)
             return "host"
         log.warning("features of %.1f GiB are read from disk at every step: memory has no room", narrow / 2**30)
@@ -111,7 +138,7 @@ class RealFeatures:
 
     @property
     def _share(self) -> float:
-        return _HOST_SHARE if self.device.type == "cpu" else _DEVICE_SHARE
+        return self._host_share if self.device.type == "cpu" else _DEVICE_SHARE
 
     def _deliver(self, features: Tensor) -> Tensor:
         return features if self._centred else features.to(self.device, non_blocking=True).float() - self.mean

@@ -148,6 +148,7 @@ def distill(project: Project, encoder: str, method: str, on_progress: OnProgress
         wait=settings.runtime.wait_seconds,
         on_progress=on_progress,
         runtime=settings.runtime,
+        ranks=project.ranks,
     )
 
 

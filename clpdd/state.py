@@ -22,7 +22,10 @@ _DEVICE_SHARE = 0.4  # of the free memory of a device: the encoder's passes need
 
 @dataclass(frozen=True)
 class StateChunk:
-    """Levels and moments of images number ``rows``, on the device; each ``(len(rows), 3, r, r)``."""
+    """Levels and moments of the images that have the numbers ``rows`` in the whole set, on the device.
+
+    Each tensor is ``(len(rows), 3, r, r)``.
+    """
 
     rows: range
     levels: list[Tensor]
@@ -63,7 +66,7 @@ class ImageState:
         self.reset()
 
     def __len__(self) -> int:
-        return self.parameterisation.n
+        return len(self.parameterisation.rows)
 
     def decode(self, levels: Sequence[Tensor]) -> Tensor:
         """Pixels ``(c, 3, s, s)`` in [0, 1] of a chunk's levels."""
@@ -116,7 +119,8 @@ class ImageState:
 
     def chunks(self, size: int, update: bool = False) -> Iterator[StateChunk]:
         """All images in chunks of ``size``; see ``clpdd.engine.Images``. The moments come with ``update`` alone."""
-        spans = [range(start, min(start + size, len(self))) for start in range(0, len(self), size)]
+        rows = self.parameterisation.rows
+        spans = [range(start, min(start + size, rows.stop)) for start in range(rows.start, rows.stop, size)]
         waiting = self._fetch(spans[0], update)
         for k in range(len(spans)):
             chunk = waiting()
@@ -129,13 +133,14 @@ class ImageState:
     def _fetch(self, rows: range, moments: bool) -> Callable[[], StateChunk]:
         """Begin to bring a chunk to the device; the result waits for it."""
         groups = [self.parameterisation.levels, *((self.means, self.squares) if moments else ([], []))]
+        here = self._here(rows)
         if self._stream is None:
-            parts = [[tensor[rows.start : rows.stop] for tensor in group] for group in groups]
+            parts = [[tensor[here] for tensor in group] for group in groups]
             if self._copied:
                 parts = [[part.to(self.device, copy=True) for part in group] for group in parts]
             return lambda: StateChunk(rows, *parts)
         with torch.cuda.stream(self._stream):
-            parts = [[t[rows.start : rows.stop].to(self.device, non_blocking=True) for t in group] for group in groups]
+            parts = [[tensor[here].to(self.device, non_blocking=True) for tensor in group] for group in groups]
             arrived = self._stream.record_event()
 
         def wait() -> StateChunk:
@@ -148,12 +153,17 @@ class ImageState:
 
         return wait
 
+    def _here(self, rows: range) -> slice:
+        """Where the images with these numbers lie in the tensors held here."""
+        first = self.parameterisation.rows.start
+        return slice(rows.start - first, rows.stop - first)
+
     def _put_back(self, chunk: StateChunk) -> None:
         if not self._copied:
             return
         homes = (self.parameterisation.levels, self.means, self.squares)
         pairs = [
-            (home[chunk.rows.start : chunk.rows.stop], part)
+            (home[self._here(chunk.rows)], part)
             for group, parts in zip(homes, (chunk.levels, chunk.means, chunk.squares), strict=True)
             for home, part in zip(group, parts, strict=True)
         ]
@@ -176,14 +186,14 @@ class ImageState:
 
     @torch.no_grad()
     def pictures(self, first: int | None = None) -> Tensor:
-        """The images, or the ``first`` of them, ``(n, 3, s, s)`` uint8 on the CPU."""
+        """The images held here, or the ``first`` of them, ``(n, 3, s, s)`` uint8 on the CPU."""
         n, size = len(self) if first is None else min(first, len(self)), self.parameterisation.size
         made = torch.empty(n, 3, size, size, dtype=torch.uint8)
         for chunk in self.chunks(_SHOWN):
-            if chunk.rows.start >= n:
+            here = self._here(chunk.rows)
+            if here.start >= n:
                 break
-            rows = range(chunk.rows.start, min(chunk.rows.stop, n))
-            made[rows.start : rows.stop] = to_uint8(self.decode(chunk.levels))[: len(rows)]
+            made[here] = to_uint8(self.decode(chunk.levels))[: n - here.start]
         return made
 
     def tensors(self) -> dict[str, Tensor]:

@@ -36,7 +36,8 @@ class Parameterisation:
     there at once, each holding the detail that the coarser ones lack, so that the sum is the image itself.
 
     Attributes:
-        levels: the parameters, coarse to fine, each ``(n, 3, r, r)`` float32, in ``home``.
+        rows: numbers of the images that are held here, of ``total`` in the whole set.
+        levels: the parameters, coarse to fine, each ``(len(rows), 3, r, r)`` float32, in ``home``.
     """
 
     def __init__(
@@ -50,12 +51,15 @@ class Parameterisation:
         seed: int,
         device: torch.device,
         home: torch.device | None = None,
+        rows: range | None = None,
     ) -> None:
-        """``start``: ``"noise"``, ``"zero"``, or real images ``(n, 3, size, size)``, uint8 or float in [0, 1].
+        """``start``: ``"noise"``, ``"zero"``, or real images ``(len(rows), 3, size, size)``, uint8 or float in [0, 1].
 
         ``home`` is where the levels are kept: ``device`` (``None``) or the CPU, whose memory is pinned for CUDA.
+        ``rows`` are the images held here of the ``n`` of the set; ``None`` is all.
         """
-        self.n, self.size, self.seed, self.device, self.home = n, size, seed, device, home or device
+        self.total, self.rows = n, range(n) if rows is None else rows
+        self.size, self.seed, self.device, self.home = size, seed, device, home or device
         self.resolutions = pyramid_resolutions(size) if pyramid else [size]
         root = torch.tensor(_COLOUR_ROOT, dtype=torch.float64)
         colour = root / root.norm(dim=0).max() if decorrelate else torch.eye(3, dtype=torch.float64)
@@ -77,11 +81,12 @@ class Parameterisation:
         """Add the next level. The optimiser must start afresh afterwards."""
         k = len(self.levels) + 1
         resolution = self.resolutions[k - 1]
-        shape = (self.n, 3, resolution, resolution)
-        if self._noise:
-            fresh = torch.randn(shape, generator=generator(self.seed, "pyramid", k)) / k
+        shape = (3, resolution, resolution)
+        if self._noise:  # drawn for the whole set: an image's noise must not depend on which others are held here
+            drawn = torch.randn(self.total, *shape, generator=generator(self.seed, "pyramid", k))
+            fresh = drawn[self.rows.start : self.rows.stop] / k
         else:
-            fresh = torch.zeros(shape)
+            fresh = torch.zeros(len(self.rows), *shape)
         earlier = [self.settle(level.detach() * ((k - 1) / k)) for level in self.levels]
         self.levels = [*earlier, self.settle(fresh)]
 
@@ -101,8 +106,8 @@ class Parameterisation:
         return torch.sigmoid(2 * torch.einsum("ij,njhw->nihw", self._colour, total))
 
     def _decompose(self, images: Tensor) -> list[Tensor]:
-        levels = [self.settle(torch.empty(self.n, 3, r, r)) for r in self.resolutions]
-        for start in range(0, self.n, _DECOMPOSED):
+        levels = [self.settle(torch.empty(len(self.rows), 3, r, r)) for r in self.resolutions]
+        for start in range(0, len(self.rows), _DECOMPOSED):
             pixels = images[start : start + _DECOMPOSED].to(self.device)
             pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
             for level, part in zip(levels, self._decompose_some(pixels), strict=True):

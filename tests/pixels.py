@@ -21,9 +21,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Pixels:
-    """Images ``(n, 3, s, s)`` that are their own parameters."""
+    """Images ``(n, 3, s, s)``, numbered from ``first`` on, that are their own parameters."""
 
     images: Tensor
+    first: int = 0
 
     def __len__(self) -> int:
         return len(self.images)
@@ -31,14 +32,14 @@ class Pixels:
     def chunks(self, size: int, update: bool = False) -> Iterator[Part]:
         for start in range(0, len(self), size):
             part = self.images[start : start + size]
-            yield Part(range(start, start + len(part)), [part])
+            yield Part(range(self.first + start, self.first + start + len(part)), [part])
 
     def decode(self, levels: Sequence[Tensor]) -> Tensor:
         return levels[0]
 
 
 def gradient(problem: FeatureProblem, images: Tensor, step: int) -> tuple[float, Tensor]:
-    """Loss of a step at ``images (n, 3, s, s)`` and its gradient with respect to their pixels."""
+    """Loss of a step at ``images``, those of ``problem.rows``, and its gradient with respect to their pixels."""
     parts: list[Tensor] = []
-    outcome = problem.step(Pixels(images), step, lambda _, gradients: parts.extend(gradients))
+    outcome = problem.step(Pixels(images, problem.rows.start), step, lambda _, gradients: parts.extend(gradients))
     return outcome.loss.item(), torch.cat(parts)

@@ -12,7 +12,7 @@ import torch
 from clpdd.config import DistillSettings, RuntimeSettings
 from clpdd.distill import distill
 from clpdd.features import FeatureStore
-from clpdd.resident import RealFeatures
+from clpdd.resident import Excerpt, RealFeatures
 
 from .conftest import World
 from .test_distill import QUICK
@@ -42,6 +42,21 @@ def test_rows_and_blocks_are_the_stored_ones_less_the_mean(store: FeatureStore, 
     assert torch.equal(torch.cat([features for features, _ in blocks]), expected)
     assert torch.equal(torch.cat([labels for _, labels in blocks]), store.labels)
     assert {len(labels) for _, labels in blocks[:-1]} == {33}
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_a_part_of_a_store_gives_its_own_rows_and_no_others(store: FeatureStore, where: str) -> None:
+    mean, rows = torch.linspace(-1, 1, store.dim), range(17, 90)
+    expected = (store.features() - mean)[17:90]
+    with RealFeatures(Excerpt(store, rows), CPU, mean, where) as real:
+        chosen = torch.tensor([72, 0, 5, 5])
+        features, labels = real.batch(0, lambda step: chosen[: 4 - 4 * step])
+        assert torch.equal(features, expected[chosen])
+        assert torch.equal(labels, store.labels[17:90][chosen])
+        assert [len(part) for part in real.batch(1, lambda _: chosen[:0])] == [0, 0]
+        blocks = list(real.blocks(40))
+    assert torch.equal(torch.cat([features for features, _ in blocks]), expected)
+    assert torch.equal(torch.cat([labels for _, labels in blocks]), store.labels[17:90])
 
 
 @pytest.mark.parametrize("outer", [0, 40])

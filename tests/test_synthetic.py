@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -94,3 +95,19 @@ def test_gradient_equals_finite_differences() -> None:
 
 def test_rounding_to_bytes() -> None:
     assert to_uint8(torch.tensor([0.0, 0.5, 1.0, 1.2, -1.0])).tolist() == [0, 128, 255, 255, 0]
+
+
+@pytest.mark.parametrize("start", ["noise", "zero", "images"])
+def test_images_start_alike_whichever_others_are_held(start: str) -> None:
+    whole: torch.Tensor | str = torch.rand(5, 3, 24, 24) if start == "images" else start
+    part = whole if isinstance(whole, str) else whole[1:4]
+    options: dict[str, Any] = {"pyramid": True, "decorrelate": True, "seed": 3, "device": CPU}
+    every, some = (
+        Parameterisation(5, 24, start=whole, **options),
+        Parameterisation(5, 24, start=part, rows=range(1, 4), **options),
+    )
+    while not every.complete:
+        every.extend()
+        some.extend()
+    assert some.complete
+    assert all(torch.equal(one[1:4], other) for one, other in zip(every.levels, some.levels, strict=True))

@@ -19,6 +19,7 @@ from ..errors import SettingsError
 from ..features import FeatureStore
 from ..kernels import Kernels
 from ..labels import mean_predictions
+from ..ranks import ALONE, Ranks
 
 __all__ = ["Context", "Method", "OnProgress", "Snapshot", "real_images"]
 
@@ -63,6 +64,7 @@ class Context:
     on_snapshot: Callable[[Snapshot], None] | None = None
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
     source: DistilledSet | None = None  # for the method ``neighbor``: what the images are to be near to
+    ranks: Ranks = ALONE  # this process among those that optimise together
 
     @property
     def size(self) -> int:
@@ -83,6 +85,11 @@ class Context:
     def per_class(self) -> list[int]:
         """Images of every class."""
         return self.settings.per_class(self.index.class_names)
+
+    @property
+    def rows(self) -> range:
+        """Numbers of the images that this rank optimises."""
+        return self.ranks.span(sum(self.per_class))
 
     @cached_property
     def soft_labels(self) -> Tensor | None:
@@ -105,7 +112,8 @@ class Method(Protocol):
     def settings_used(self) -> tuple[str, ...] | None:
         """Fields of ``DistillSettings`` that decide the result; ``None`` means all."""
 
-    def __call__(self, context: Context) -> DistilledSet: ...
+    def __call__(self, context: Context) -> DistilledSet:
+        """The distilled set. Over ranks, those that are not the first return something that is not used."""
 
 
 def real_images(context: Context, rows: list[int]) -> Tensor:

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from ..distilled import DistilledSet
 from ..moments import mse_loss
-from ..objectives import blocked_loss, outer_loss
+from ..objectives import attach, blocked_gradient, outer_loss
 from ..optimise import optimise
 from ..parts import weighted
-from ..resident import RealFeatures
 from ..seeding import generator
+from ..spread import own_rows
 from .base import Context
 from .problem import REAL_ROWS, FeatureProblem
 
@@ -29,7 +29,8 @@ class ClosedFormProbe(FeatureProblem):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.real = RealFeatures(context.train, self.device, self.mean, context.runtime.features)
+        self.real, self._total = self.features_of(context.train), len(context.train)
+        self._own = own_rows(context.train, self.ranks)
         moments = context.kernels
         self._moments = tuple(part.to(self.device) for part in (moments.gram, moments.cross, moments.counts))
 
@@ -42,21 +43,31 @@ class ClosedFormProbe(FeatureProblem):
         """Outer loss of the probe solved on features ``Z (views * n, d)`` of the synthetic views."""
         W = self.probe(Z)
         objective, temperature = self.settings.objective, self.settings.temperature
-        if 0 < self.settings.outer_batch < len(self.real):
+        batch = self.settings.outer_batch
+        if 0 < batch < self._total:
             features, labels = self.real.batch(step, self._rows)
-            return outer_loss(W, features, labels, objective, temperature, self.parts)
+            if self.ranks.size == 1:
+                return outer_loss(W, features, labels, objective, temperature, self.parts)
+            drawn = [(features, labels)] if len(labels) else []
+            return self._summed(W, blocked_gradient(W, drawn, batch, objective, temperature, self.parts))
         if objective == "mse":  # the same in O(d^2 C), however large the set
             return weighted(self.parts, lambda own: self._mse(W, own)).to(W.dtype)
-        return blocked_loss(W, self.real.blocks(REAL_ROWS), len(self.real), objective, temperature, self.parts)
+        blocks = self.real.blocks(REAL_ROWS)
+        return self._summed(W, blocked_gradient(W, blocks, self._total, objective, temperature, self.parts))
 
     def _mse(self, W: Tensor, own: slice) -> Tensor:
         gram, cross, counts = self._moments
         return mse_loss(W[own], gram[own, own], cross[own], counts, mean=self.mean[own])
 
+    def _summed(self, W: Tensor, own: tuple[Tensor, Tensor]) -> Tensor:
+        """The loss over all ranks' real features, from its part over this rank's and that part's gradient in ``W``."""
+        value, gradient = self.ranks.sum(*own)
+        return attach(W, value, gradient)
+
     def _rows(self, step: int) -> Tensor:
-        """Rows ``(outer_batch,)`` of the real features that a step is scored on."""
-        chosen = generator(self.seed, "outer", step)
-        return torch.randint(len(self.real), (self.settings.outer_batch,), generator=chosen)
+        """Those of the ``outer_batch`` rows that a step is scored on which are this rank's, counted from its first."""
+        drawn = torch.randint(self._total, (self.settings.outer_batch,), generator=generator(self.seed, "outer", step))
+        return drawn[(drawn >= self._own.start) & (drawn < self._own.stop)] - self._own.start
 
 
 class Clp:

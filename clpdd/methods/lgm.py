@@ -33,7 +33,7 @@ class GradientMatch(FeatureProblem):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         batch = len(context.labels) * context.settings.augmentations
-        self.stream = RealStream(context.index, context.encoder.transform, batch, context.seed)
+        self.stream = RealStream(context.index, context.encoder.transform, batch, context.seed, ranks=self.ranks)
 
     def close(self) -> None:
         """End the threads that read ahead."""
@@ -67,13 +67,14 @@ class GradientMatch(FeatureProblem):
     def _real(self, step: int) -> tuple[Tensor, Tensor]:
         """Features ``(b, d)`` of this step's real images, augmented once, and labels ``(b,)``."""
         images, labels = self.stream.at(step)
-        augment = self.settings.augment if self.settings.augment.active else None
-        views = Views(len(images), 1, self.encoder.size, augment, self.seed, ("augment real", step), self.device)
+        augment, total = self.settings.augment if self.settings.augment.active else None, self.stream.batch
+        views = Views(total, 1, self.encoder.size, augment, self.seed, ("augment real", step), self.device)
         Z = []
         for start in range(0, len(images), self.batch):
             pixels = images[start : start + self.batch].to(self.device, non_blocking=True).float() / 255
-            Z.append(self.encode(views.of(pixels, range(start, start + len(pixels)))))
-        return torch.cat(Z), labels.to(self.device)
+            first = self.stream.own.start + start
+            Z.append(self.encode(views.of(pixels, range(first, first + len(pixels)))))
+        return self.ranks.whole(torch.cat(Z), total), labels.to(self.device)
 
 
 class Lgm:

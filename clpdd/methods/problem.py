@@ -14,11 +14,14 @@ from torch import Tensor
 
 from .. import engine
 from ..engine import ChunkT, Images, Outcome, Views
+from ..features import FeatureStore
 from ..files import read_json, write_json
 from ..labels import Targets, as_targets
 from ..precision import batch_that_fits, encoder_call
-from ..resident import RealFeatures
+from ..ranks import Ranks
+from ..resident import Excerpt, RealFeatures
 from ..ridge import solve
+from ..spread import joined, own_rows
 from .base import Context
 
 __all__ = ["REAL_ROWS", "FeatureProblem"]
@@ -35,6 +38,7 @@ class FeatureProblem(ABC):
 
     Attributes:
         parts: columns of the features that have a loss of their own; ``loss`` is their average by the shares.
+        ranks: this process among those that take the step together, each for the images of its ``rows``.
         batch: views in a pass of the encoder.
         targets: what the images stand for.
         encode: pixels ``(b, 3, s, s)`` in [0, 1] to features ``(b, d)`` float32.
@@ -43,6 +47,7 @@ class FeatureProblem(ABC):
     def __init__(self, context: Context) -> None:
         self.settings, self.seed, self.encoder = context.settings, context.seed, context.encoder
         self.parts = context.encoder.parts
+        self.ranks, self.rows = context.ranks, context.rows
         self.device = context.encoder.mean.device
         self.classes = context.classes
         self.labels = context.labels.to(self.device)
@@ -51,9 +56,12 @@ class FeatureProblem(ABC):
         self.mean = context.kernels.mean.to(self.device) * (context.settings.centre == "real")
         self.encode = encoder_call(self.encoder, self.settings.precision, self.settings.compile)
         self.batch = self.settings.encoder_batch or _remembered_batch(
-            context.work / "encoder_batch.json", lambda: batch_that_fits(self.encoder, self.settings.precision)
+            context.work / "encoder_batch.json",
+            lambda: batch_that_fits(self.encoder, self.settings.precision),
+            self.ranks,
         )
-        self.validation = RealFeatures(context.validation, self.device, self.mean, context.runtime.features)
+        self._where = context.runtime.features
+        self.validation, self._validated = self.features_of(context.validation), len(context.validation)
 
     def __enter__(self) -> Self:
         return self
@@ -67,9 +75,14 @@ class FeatureProblem(ABC):
         """End the threads that read ahead."""
         self.validation.close()
 
+    def features_of(self, store: FeatureStore) -> RealFeatures:
+        """This rank's part of a store."""
+        own = store if self.ranks.size == 1 else Excerpt(store, own_rows(store, self.ranks))
+        return RealFeatures(own, self.device, self.mean, self._where, self.ranks.here)
+
     @abstractmethod
     def loss(self, Z: Tensor, step: int) -> Tensor:
-        """Loss at features ``Z (views * n, d)`` of the synthetic views, differentiable in them."""
+        """Loss at features ``Z (views * n, d)`` of all images' views, differentiable in them; the same on all ranks."""
 
     def views(self, step: int) -> Views:
         """The views of a step: a function of (seed, step)."""
@@ -86,7 +99,7 @@ class FeatureProblem(ABC):
         finite: list[Tensor] = []
 
         def loss(Z: Tensor) -> Tensor:
-            value = self.loss(Z, step)
+            value = self.loss(joined(self.ranks, Z, len(self.labels)), step)
             if self.targets.learned:
                 finite.append(self.targets.note(value))
             return value
@@ -97,8 +110,9 @@ class FeatureProblem(ABC):
     @property
     def cost(self) -> tuple[int, int]:
         """Images that one step sends through the encoder, forward and backward."""
-        views = len(self.labels) * self.views(0).count
-        return views * (1 if views <= self.batch else 2), views
+        count = self.views(0).count
+        views = [len(self.ranks.span(len(self.labels), rank)) * count for rank in range(self.ranks.size)]
+        return sum(some * (1 if some <= self.batch else 2) for some in views), sum(views)
 
     def probe(self, Z: Tensor) -> Tensor:
         """The ridge probe ``W (d, C)`` solved on features ``Z (views * n, d)``, centred by the real mean.
@@ -113,25 +127,34 @@ class FeatureProblem(ABC):
     def validate(self, pictures: Tensor) -> float:
         """Top-1 in percent on the validation features of the probe solved on fixed, noise-free views.
 
-        Of several parts it is their average by the shares. ``pictures``: ``(n, 3, s, s)`` uint8, on any device.
+        Of several parts it is their average by the shares. ``pictures``: the images of ``rows``,
+        ``(len(rows), 3, s, s)`` uint8, on any device.
         """
         augment = self.settings.augment.without_noise()
         fixed = (augment, _VALIDATION_VIEWS) if augment.active else (None, 1)
-        views = Views(len(pictures), fixed[1], self.encoder.size, fixed[0], self.seed, ("validate",), self.device)
-        W = self.probe(engine.features(self.encode, _Pictures(pictures, self.device), views, self.batch))
+        total = len(self.labels)
+        views = Views(total, fixed[1], self.encoder.size, fixed[0], self.seed, ("validate",), self.device)
+        images = _Pictures(pictures, self.rows.start, self.device)
+        W = self.probe(joined(self.ranks, engine.features(self.encode, images, views, self.batch), total))
         hits = torch.zeros(len(self.parts), dtype=torch.int64, device=self.device)
         for Z, labels in self.validation.blocks(REAL_ROWS):
             logits = [Z[:, part.columns] @ W[part.columns] for part in self.parts]
             hits += torch.stack([(own.argmax(1) == labels).sum() for own in logits])
-        scores = [100 * float(hit) / len(self.validation) for hit in hits]
+        (hits,) = self.ranks.sum(hits)
+        scores = [100 * float(hit) / self._validated for hit in hits]
         return sum(part.share * score for part, score in zip(self.parts, scores, strict=True))
 
 
-def _remembered_batch(note: Path, measure: Callable[[], int]) -> int:
-    """What was measured when the work began: the memory that is free later must not change a resumed run."""
-    if not note.exists():
-        write_json(note, measure())
-    return int(read_json(note))
+def _remembered_batch(note: Path, measure: Callable[[], int], ranks: Ranks) -> int:
+    """What was measured when the work began: the memory that is free later must not change a resumed run.
+
+    Over ranks it is the least of what they measured.
+    """
+    if ranks.from_first(not note.exists()):
+        fits = min(ranks.gather(measure()))
+        if ranks.first:
+            write_json(note, fits)
+    return int(ranks.from_first(read_json(note) if ranks.first else None))
 
 
 @dataclass(frozen=True)
@@ -142,9 +165,10 @@ class _Picture:
 
 @dataclass(frozen=True)
 class _Pictures:
-    """Finished images as the engine takes them: nothing but pixels."""
+    """Finished images, numbered from ``first`` on, as the engine takes them: nothing but pixels."""
 
     pixels: Tensor
+    first: int
     device: torch.device
 
     def __len__(self) -> int:
@@ -153,7 +177,7 @@ class _Pictures:
     def chunks(self, size: int, update: bool = False) -> Iterator[_Picture]:
         for start in range(0, len(self), size):
             part = self.pixels[start : start + size]
-            yield _Picture(range(start, start + len(part)), [part])
+            yield _Picture(range(self.first + start, self.first + start + len(part)), [part])
 
     def decode(self, levels: Sequence[Tensor]) -> Tensor:
         return levels[0].to(self.device, non_blocking=True).float() / 255

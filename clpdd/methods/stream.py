@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..datasets import Index
+from ..ranks import ALONE, Ranks
 from ..seeding import generator
 
 __all__ = ["RealStream"]
@@ -25,18 +26,29 @@ class RealStream:
     (Pillow decodes and resizes without the interpreter's lock), and images decoded once are kept where memory allows.
     Use as a context manager, or call ``close``.
 
+    Attributes:
+        own: places in a batch whose images are decoded here.
+
     Args:
         index: the training split.
         transform: PIL image -> ``(3, s, s)`` uint8.
         batch: images in a batch; cut to the size of the split.
+        ranks: this process among those that decode a part of every batch each.
         threads: decoding threads.
     """
 
     def __init__(
-        self, index: Index, transform: Callable[[Any], Tensor], batch: int, seed: int, threads: int = 2
+        self,
+        index: Index,
+        transform: Callable[[Any], Tensor],
+        batch: int,
+        seed: int,
+        threads: int = 2,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.index, self.transform, self.seed = index, transform, seed
         self.batch = min(batch, len(index))
+        self.own = ranks.span(self.batch)
         self.labels = torch.tensor(index.labels)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._order: tuple[int, Tensor] | None = None
@@ -67,7 +79,7 @@ class RealStream:
         return self._order[1][place * self.batch : (place + 1) * self.batch]
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
-        """Images ``(batch, 3, s, s)`` uint8 and labels ``(batch,)`` of a step."""
+        """Images ``(len(own), 3, s, s)`` uint8 of a step, those of this rank, and labels ``(batch,)`` of all."""
         rows = self.rows(step)
         waiting = self._ahead[1] if self._ahead is not None and self._ahead[0] == step else self._begin(rows)
         images = torch.stack([image.result() for image in waiting])
@@ -75,7 +87,8 @@ class RealStream:
         return images, self.labels[rows]
 
     def _begin(self, rows: Tensor) -> list[Future[Tensor]]:
-        return [self._pool.submit(self._image, row) for row in rows.tolist()]
+        own = rows[self.own.start : self.own.stop]
+        return [self._pool.submit(self._image, row) for row in own.tolist()]
 
     def _image(self, row: int) -> Tensor:
         if self._kept is None:
