@@ -28,6 +28,15 @@ def test_resize_equals_interpolate(before: int, after: int) -> None:
     torch.testing.assert_close(resize(x, after), F.interpolate(x, size=after, mode="bilinear"))
 
 
+def test_a_size_first_asked_for_while_caching_serves_gradients_later() -> None:
+    x = images(1, 13)
+    with torch.inference_mode():
+        first = resize(x, 29)
+    again = resize(x.clone().requires_grad_(), 29)
+    again.sum().backward()  # type: ignore[no-untyped-call]
+    assert torch.equal(again, first)
+
+
 @given(st.floats(0.1, 1.0), st.floats(0.0, 1.0), st.booleans())
 @settings(max_examples=40, deadline=None)
 def test_crop_and_flip_equal_grid_sample(extent: float, place: float, flip: bool) -> None:

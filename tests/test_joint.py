@@ -35,7 +35,7 @@ from clpdd.methods.lgm import GradientMatch
 from clpdd.methods.problem import FeatureProblem
 from clpdd.methods.real import Neighbor
 from clpdd.parts import WHOLE, parts_of
-from clpdd.probe import fit_ridge
+from clpdd.probe import fit_ridge, score
 from clpdd.seeding import generator
 
 from .conftest import World
@@ -348,6 +348,27 @@ def test_the_pipeline_distils_and_judges_with_a_joint_encoder(project: Path) -> 
     assert made.images.shape == (10, 3, 32, 32)
     assert [m["name"] for m in made.info["encoder"]["members"]] == ["clpdd_resnet14", "other"]
     assert "both" in (layout.results / "report.html").read_text()
+
+
+def test_the_closed_form_protocol_brings_the_members_to_one_scale(project: Path) -> None:
+    made = stages.open_project(project / "params.yaml", project / "data")
+    encoder, layout = made.encoder("both"), made.layout
+    data = DistilledSet.load(layout.distilled("both", "clp"))
+    store, mean = FeatureStore.open(layout.features("both", "test")), Kernels.load(layout.kernels("both")).mean
+    Z, ridge = encode(encoder, data.images)[None], made.settings.evaluate.ridge
+    top1 = [
+        score(fit_ridge(Z, data.labels[None], 10, mean, ridge, parts), [(store.features(), store.labels)]).top1[0]
+        for parts in (encoder.parts, WHOLE)
+    ]
+    assert top1[0] != top1[1]
+    for row in pq.read_table(layout.results / "results.parquet").to_pylist():
+        if (row["distil_encoder"], row["eval_encoder"], row["method"], row["views"]) == (
+            "both",
+            "both",
+            "clp",
+            "clean",
+        ):
+            assert row["top1"] == pytest.approx(top1[0])
 
 
 def test_another_process_is_handed_the_same_encoder(project: Path) -> None:
