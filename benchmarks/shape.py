@@ -120,7 +120,8 @@ class Problem:
 
         def loss(Z: Tensor) -> Tensor:
             Y = centred_one_hot(self.labels, self.shape.classes)
-            return outer_loss(solve(Z, Y, 3.0), features[rows].float(), labels[rows], "cross_entropy", 0.05)
+            real = features.index_select(0, rows).float()
+            return outer_loss(solve(Z, Y, 3.0), real, labels[rows], "cross_entropy", 0.05)
 
         return loss
 

@@ -35,12 +35,17 @@ def outer_loss(
 
 def _loss(W: Tensor, Z: Tensor, labels: Tensor, objective: str, temperature: float) -> Tensor:
     if objective == "cross_entropy":
-        return F.cross_entropy(Z @ W / temperature, labels)
+        return F.cross_entropy(_product(Z, W / temperature), labels)
     if objective == "cosine":
-        return F.cross_entropy(F.normalize(Z, dim=1) @ F.normalize(W, dim=0) / temperature, labels)
+        return F.cross_entropy(_product(F.normalize(Z, dim=1), F.normalize(W, dim=0) / temperature), labels)
     if objective == "mse":
-        return (Z @ W - centred_one_hot(labels, W.shape[1])).square().sum(1).mean()
+        return (_product(Z, W) - centred_one_hot(labels, W.shape[1])).square().sum(1).mean()
     raise SettingsError(f"distill.objective is {objective!r}; it must be cross_entropy, cosine or mse")
+
+
+def _product(Z: Tensor, W: Tensor) -> Tensor:
+    """``Z W``; with few classes a CPU multiplies by rows of weights 2 to 3 times as fast, there and back."""
+    return F.linear(Z, W.T.contiguous())
 
 
 def blocked_gradient(

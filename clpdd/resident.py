@@ -154,7 +154,7 @@ class RealFeatures:
         if self.where == "device":
             assert self._held is not None
             rows = rows.to(self.device)
-            return self._deliver(self._held[rows]), self.labels[rows]
+            return self._deliver(self._held.index_select(0, rows)), self.labels[rows]
         gathering = self._ahead[1] if self._ahead is not None and self._ahead[0] == step else self._gather(rows)
         features = gathering.result()
         self._ahead = step + 1, self._gather(rows_of(step + 1))
