@@ -84,7 +84,8 @@ def distill(
     chosen = METHODS[method]
     opened = _open_inputs(index, train, validation, kernels, encoder)
     count = sum(settings.per_class(opened[0].class_names))  # refuses names that are no classes
-    if method in OPTIMISING and ranks.size > (most := min(count, len(opened[1]), len(opened[2]))):
+    spread = method in OPTIMISING
+    if spread and ranks.size > (most := min(count, len(opened[1]), len(opened[2]))):
         raise SettingsError(
             f"{ranks.size} ranks share {count} synthetic, {len(opened[1])} training and {len(opened[2])} validation "
             f"images, and each needs one of all: start at most {most}"
@@ -132,9 +133,9 @@ def distill(
                 on_snapshot=on_snapshot,
                 runtime=runtime or RuntimeSettings(),
                 source=source(work.path / "source") if method == "neighbor" else None,
-                ranks=ranks,
+                ranks=ranks if spread else ALONE,
             )
-            if ranks.first or method in OPTIMISING:
+            if ranks.first or spread:
                 result = chosen(context)
                 if ranks.first:
                     result.save(work.out / "set")

@@ -148,6 +148,7 @@ class _Loop:
                     self.save()
                     saved, saved_at = self.step, time.monotonic()
                 if stopped and self.step < total:
+                    self.ranks.barrier()  # rank 0 has saved: torchrun ends all as soon as one leaves
                     raise Preempted(
                         f"stopped by {signal.Signals(stopped).name} after step {self.step} of {total}; saved: the same "
                         f"command goes on"
