@@ -2,7 +2,7 @@
 
 Without arguments everything, small, in some minutes. On a GPU at the size of ImageNet-1K:
 
-    python -m benchmarks --shape imagenet1k --only steps methods memory evaluation
+    python -m benchmarks --shape imagenet1k --only steps methods memory evaluation processes
 
 which needs torch, timm and numpy alone. Prints the tables and writes ``speed.md`` and ``speed.json`` into ``--out``.
 Weights and features are random: speed does not depend on their values. Ratios are what to compare.
@@ -57,6 +57,14 @@ def _scaling(run: _Run) -> Iterator[Section]:
     yield dimensions(run.device, dims, classes, run.repeats)
 
 
+def _processes(run: _Run) -> Iterator[Section]:
+    from .processes import processes
+
+    most = torch.cuda.device_count() if run.device.type == "cuda" else 2
+    sizes = [size for size in (1, 2, 4, 8) if size <= most]
+    yield processes(run.shape, run.device, sizes, 10 if run.quick else SHAPES[run.shape].images, run.repeats)
+
+
 def _memory(run: _Run) -> Iterator[Section]:
     counts = (10, 40) if run.quick else (100, 1000, 10_000)
     yield memory(run.shape, run.device, counts, limit=counts[0] if run.shape == "imagenet1k" else 300)
@@ -86,6 +94,7 @@ _SECTIONS: dict[str, Callable[[_Run], Iterator[Section]]] = {
     "steps": _steps,
     "methods": _methods,
     "scaling": _scaling,
+    "processes": _processes,
     "memory": _memory,
     "evaluation": _evaluation,
     "caching": _caching,

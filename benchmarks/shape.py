@@ -16,10 +16,12 @@ from torch import Tensor
 from clpdd.encoders import Encoder
 from clpdd.engine import Views
 from clpdd.matching import classifier_gradient, match_loss, random_classifier
-from clpdd.objectives import outer_loss
+from clpdd.objectives import attach, blocked_gradient, outer_loss
 from clpdd.precision import batch_that_fits, encoder_call
+from clpdd.ranks import ALONE, Ranks
 from clpdd.ridge import centred_one_hot, solve
 from clpdd.seeding import generator
+from clpdd.spread import joined
 from clpdd.state import ImageState, state_home
 from clpdd.synthetic import Parameterisation, pyramid_resolutions
 
@@ -75,13 +77,14 @@ class Problem:
     """One step of CLP-DD and one of LGM at a shape, on the library's own engine.
 
     Attributes:
+        ranks: this process among those that share the step; it holds its part of the images and real features.
         encoder: the model with random weights.
         batch: views per encoder pass.
     """
 
-    def __init__(self, shape: Shape, device: torch.device, precision: str = "auto") -> None:
+    def __init__(self, shape: Shape, device: torch.device, precision: str = "auto", ranks: Ranks = ALONE) -> None:
         torch.manual_seed(0)
-        self.shape, self.device = shape, device
+        self.shape, self.device, self.ranks = shape, device, ranks
         model = timm.create_model(shape.model, num_classes=0)
         self.encoder = Encoder(shape.model, model, shape.size).to(device)
         self.encode = encoder_call(self.encoder, precision)
@@ -91,10 +94,10 @@ class Problem:
     @cached_property
     def images(self) -> ImageState:
         """Complete pyramids."""
-        n, size = self.shape.images, self.shape.size
-        home = state_home(n, pyramid_resolutions(size), self.device, "auto")
+        n, size, own = self.shape.images, self.shape.size, self.ranks.span(self.shape.images)
+        home = state_home(len(own), pyramid_resolutions(size), self.device, "auto")
         made = Parameterisation(
-            n, size, pyramid=True, decorrelate=True, start="zero", seed=0, device=self.device, home=home
+            n, size, pyramid=True, decorrelate=True, start="zero", seed=0, device=self.device, home=home, rows=own
         )
         while not made.complete:
             made.extend()
@@ -109,19 +112,25 @@ class Problem:
 
     @cached_property
     def _real(self) -> tuple[Tensor, Tensor]:
-        dtype = torch.float32 if self.shape.real * self.encoder.dim * 4 < 2**31 else torch.float16
-        features = torch.empty(self.shape.real, self.encoder.dim, dtype=dtype, device=self.device).normal_()
-        return features, torch.randint(self.shape.classes, (self.shape.real,), device=self.device)
+        rows = len(self.ranks.span(self.shape.real))
+        dtype = torch.float32 if rows * self.encoder.dim * 4 < 2**31 else torch.float16
+        features = torch.empty(rows, self.encoder.dim, dtype=dtype, device=self.device).normal_()
+        return features, torch.randint(self.shape.classes, (rows,), device=self.device)
 
     def closed_form(self, number: int) -> Callable[[Tensor], Tensor]:
         """The loss of CLP-DD: solve, and score on a mini-batch of resident real features."""
         features, labels = self._real
-        rows = torch.randint(len(labels), (self.shape.outer,), generator=generator(0, "outer", number)).to(self.device)
+        outer = len(self.ranks.span(self.shape.outer))
+        rows = torch.randint(len(labels), (outer,), generator=generator(0, "outer", number)).to(self.device)
 
         def loss(Z: Tensor) -> Tensor:
             Y = centred_one_hot(self.labels, self.shape.classes)
-            real = features.index_select(0, rows).float()
-            return outer_loss(solve(Z, Y, 3.0), real, labels[rows], "cross_entropy", 0.05)
+            W = solve(joined(self.ranks, Z, self.shape.images), Y, 3.0)
+            real = features.index_select(0, rows).float(), labels[rows]
+            if self.ranks.size == 1:
+                return outer_loss(W, *real, "cross_entropy", 0.05)
+            value, pull = self.ranks.sum(*blocked_gradient(W, [real], self.shape.outer, "cross_entropy", 0.05))
+            return attach(W, value, pull)
 
         return loss
 
@@ -155,7 +164,7 @@ class Problem:
 
     def bare(self, batch: int | None = None) -> None:
         """The encoder's passes alone over as many random views: forward and input gradient, in as many passes."""
-        total, batch = len(self.labels), batch or self.batch
+        total, batch = len(self.images) * self.shape.views, batch or self.batch
         pixels = torch.rand(min(batch, total), 3, self.shape.size, self.shape.size, device=self.device)
         for start in range(0, total, batch):
             part = pixels[: total - start]
