@@ -43,7 +43,7 @@ class ArtifactError(ClpddError):
 
 
 class ResourceError(ClpddError):
-    """The machine refused: disk full, folder read-only, memory exhausted, device missing."""
+    """The machine refused: disk full, folder read-only, memory exhausted, device missing, another rank lost."""
 
     exit_code = 5
 
