@@ -100,7 +100,8 @@ def train_classifier(
         encoder: any frozen encoder, also another than the set was distilled with.
         settings: ``views``, ``augment``, ``epochs``, ``learning_rate``, ``ridge`` and ``encoder_batch`` are used.
         protocol: ``"sgd"`` or ``"closed_form"``, as in evaluation. The latter centres by the mean feature of the
-            set's own views, since the real mean is not in the set.
+            real images, which the set keeps for the encoder it was distilled with; with another one by the mean of the
+            set's own views.
 
     Raises:
         DataError: the set holds no images (method ``full``).
@@ -130,13 +131,22 @@ def train_classifier(
     elif protocol == "closed_form":
         Z = bank.flatten(1, 2)
         targets = torch.cat([labels] * bank.shape[1], dim=1)
-        probes = fit_ridge(Z, targets, data.classes, Z[0].mean(0), settings.ridge, encoder.parts)
+        mean = _centre(data, encoder, Z[0])
+        probes = fit_ridge(Z, targets, data.classes, mean, settings.ridge, encoder.parts)
     else:
         raise SettingsError(f"protocol is {protocol!r}; it must be sgd or closed_form")
     used = settings.model_dump(mode="json", include={"views", "augment", "epochs", "learning_rate", "ridge"})
     info = {"dataset": data.info.get("dataset"), "method": data.name, "images": len(chosen), "protocol": protocol}
     weight, bias = probes.weights[0].T.cpu(), probes.bias[0].cpu()
     return Classifier(weight, bias, data.class_names, encoder.describe(), info | {"settings": used | {"seed": seed}})
+
+
+def _centre(data: DistilledSet, encoder: Encoder, Z: Tensor) -> Tensor:
+    """The mean real feature ``(d,)`` where the set has it for this encoder, else that of its own features ``Z``."""
+    made_with, mean = data.info.get("encoder", {}), data.info.get("feature_mean")
+    if mean is None or any(made_with.get(key) != value for key, value in encoder.describe().items() if key != "name"):
+        return Z.float().mean(0)
+    return torch.tensor(mean, dtype=torch.float32)
 
 
 # -- use ---------------------------------------------------------------------------------------------------------------

@@ -295,7 +295,15 @@ def _probe(options: argparse.Namespace) -> None:
     from .distilled import DistilledSet
 
     settings, data = _settings(options), DistilledSet.load(options.distilled)
-    encoder = _encoder(options, settings, options.encoder or str(data.info.get("encoder", {}).get("name")))
+    made_with = data.info.get("encoder", {})
+    name = options.encoder or str(made_with.get("name"))
+    joined = [member["name"] for member in made_with.get("members", ())]
+    if joined and options.encoder is None and name not in settings.encoder_options:
+        raise SettingsError(
+            f"the set was distilled with {name}, which joins {', '.join(joined)}, and {options.params} does not define "
+            f"it: run where encoder_options does, or choose one by --encoder"
+        )
+    encoder = _encoder(options, settings, name)
     train_classifier(data, encoder, settings.evaluate, protocol=options.protocol, seed=settings.seed).save(options.out)
     logging.getLogger(__name__).info("classifier of %d classes: %s", data.classes, options.out)
 

@@ -115,6 +115,7 @@ def distill(
             "dataset": opened[0].dataset,
             "images_per_class": settings.images_per_class,
             "encoder": encoder.describe(),
+            "feature_mean": opened[3].mean.tolist(),
             "settings": relevant | {"seed": seed},
             "fingerprint": work.digest,
         }

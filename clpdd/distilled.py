@@ -34,9 +34,10 @@ class DistilledSet:
         images: ``(n, 3, s, s)`` uint8; ``n`` is 0 for the method ``full``, which stands for all training images.
         labels: ``(n,)`` int64 in ``[0, C)``.
         class_names: ``C`` names.
-        info: JSON values: ``method``, ``encoder`` (``Encoder.describe()``), ``settings``, ``fingerprint``,
-            ``dataset``, ``images_per_class``; where they apply ``curves`` (``loss``, ``validation_top1``: lists of
-            ``[step, value]``), ``sources`` (ids of the real images), ``validation_top1`` (percent), ``kept_step``.
+        info: JSON values: ``method``, ``encoder`` (``Encoder.describe()``), ``feature_mean`` (``d`` numbers, of the
+            real training images), ``settings``, ``fingerprint``, ``dataset``, ``images_per_class``; where they apply
+            ``curves`` (``loss``, ``validation_top1``: lists of ``[step, value]``), ``sources`` (ids of the real
+            images), ``validation_top1`` (percent), ``kept_step``.
         start: ``(n, 3, s, s)`` uint8 images the optimisation began with, or ``None``.
         soft_labels: ``(n, C)`` float32 probabilities of the classes, on which probes are trained in place of
             ``labels``; ``None``: the labels are hard.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,6 +45,25 @@ def test_it_classifies_real_images_that_it_never_saw(world: World, data: Distill
     scores = made(test.features())
     torch.testing.assert_close(scores.sum(1), torch.ones(len(test)))
     assert (scores.argmax(1) == test.labels).double().mean() > 0.7
+
+
+def test_closed_form_centres_by_the_real_mean_that_the_set_keeps_for_its_encoder(
+    world: World, data: DistilledSet
+) -> None:
+    mean = torch.tensor(data.info["feature_mean"])
+    torch.testing.assert_close(
+        mean, FeatureStore.open(world.layout.features(world.encoder.name, "train")).features().mean(0)
+    )
+
+    def spread(info: dict[str, Any]) -> float:
+        """Largest difference between the classes' scores at the mean real feature: none if that was the centre."""
+        made = train_classifier(dataclasses.replace(data, info=info), world.encoder, QUICK, protocol="closed_form")
+        scores = made.weight @ mean + made.bias
+        return float(scores.max() - scores.min())
+
+    assert spread(data.info) < 1e-4
+    stranger = data.info | {"encoder": data.info["encoder"] | {"digest": "0"}}
+    assert spread(stranger) > 1e-3
 
 
 def test_the_same_set_gives_the_same_file_and_it_comes_back_as_it_was(

@@ -379,7 +379,7 @@ def test_another_process_is_handed_the_same_encoder(project: Path) -> None:
 
 
 def test_a_classifier_over_joint_features_is_trained_and_used(
-    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layout, file = Layout(project / "data"), tmp_path / "probe.safetensors"
     common = ["--params", str(project / "params.yaml"), "--data", str(layout.root)]
@@ -390,3 +390,6 @@ def test_a_classifier_over_joint_features_is_trained_and_used(
     assert len(capsys.readouterr().out.splitlines()) == 11
     assert main([*own, "--image-size", "64"]) == 2
     assert "--image-size is for a single encoder, and both joins several" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)  # far from the settings that say what `both` is
+    assert main(["probe", str(layout.distilled("both", "clp")), "--out", "far.safetensors"]) == 2
+    assert "distilled with both, which joins clpdd_resnet14, " in capsys.readouterr().err
