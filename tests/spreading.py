@@ -22,7 +22,7 @@ from clpdd.distill import distill
 from clpdd.distilled import DistilledSet
 from clpdd.distributed import connect
 from clpdd.encoders import load_encoder
-from clpdd.errors import ClpddError, Preempted
+from clpdd.errors import ClpddError, Preempted, SettingsError
 from clpdd.features import FeatureStore
 from clpdd.kernels import Kernels
 from clpdd.layout import Layout
@@ -52,8 +52,8 @@ LOSSES: dict[str, tuple[type[FeatureProblem], dict[str, Any]]] = {
 }
 """By name: a problem and its settings."""
 
+STEPS = 8
 RUN: dict[str, Any] = {
-    "steps": 8,
     "augmentations": 1,
     "outer_batch": 32,
     "labels": "learned",
@@ -106,10 +106,12 @@ def _context(world: World, work: Path, ranks: Ranks, settings: dict[str, Any]) -
     )
 
 
-def run(world: World, root: Path, ranks: Ranks = ALONE, method: str = "clp", **more: Any) -> DistilledSet:
+def run(
+    world: World, root: Path, ranks: Ranks = ALONE, method: str = "clp", steps: int = STEPS, **more: Any
+) -> DistilledSet:
     """One distillation: work and result go below ``root``."""
     places: dict[str, Any] = world.inputs(root) | {"target": root / method}
-    return distill(method, **places, settings=DistillSettings(**RUN), ranks=ranks, **more)
+    return distill(method, **places, settings=DistillSettings(steps=steps, **RUN), ranks=ranks, **more)
 
 
 @contextlib.contextmanager
@@ -144,7 +146,7 @@ def before_the_kill(world: World, root: Path, ranks: Ranks) -> None:
 
 
 def after_the_kill(world: World, root: Path, ranks: Ranks) -> None:
-    """The killed run and one that one process has begun go on; a third is stopped on the second rank; neighbours."""
+    """The killed run and one that one process has begun go on; a third is stopped on the second rank; and so forth."""
     run(world, root / "killed", ranks)
     run(world, root / "begun", ranks)
     with contextlib.nullcontext() if ranks.first else _at_validation(1, stop_this_process):
@@ -153,6 +155,10 @@ def after_the_kill(world: World, root: Path, ranks: Ranks) -> None:
         except Preempted as error:
             print(error)
     run(world, root / "whole", ranks, "neighbor")
+    try:
+        run(world, root / "other", ranks, steps=STEPS + ranks.rank)
+    except SettingsError as error:
+        print(error)
 
 
 def stop_this_process() -> None:

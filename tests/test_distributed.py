@@ -212,13 +212,3 @@ def test_stages_of_one_process_refuse_a_group(project: Path, launcher: Launcher)
     said = out.communicate(timeout=PATIENCE)[1]
     assert out.returncode == SettingsError.exit_code
     assert "runs in one process" in said
-
-
-def test_ranks_with_other_settings_are_refused(project: Path, launcher: Launcher) -> None:
-    other = project / "other.yaml"
-    other.write_text((project / "params.yaml").read_text().replace("batch_size: 4", "batch_size: 2"))
-    changed = [str(other) if one.endswith("params.yaml") else one for one in command(project)]
-    for rank in launcher.ranks(command(project), changed):
-        said = rank.communicate(timeout=PATIENCE)[1]
-        assert rank.returncode == SettingsError.exit_code, said
-        assert "settings, code or data of ranks [1] differ from those of rank 0" in said

@@ -26,13 +26,13 @@ class Story:
 
     Attributes:
         killed: exit code and last words of the rank that saw the other die.
-        stopped: what the ranks said when the second of them was asked to stop.
+        said: what each rank was told when the second was asked to stop, and when it came with other settings.
         log: what the ranks noted as they went on.
     """
 
     root: Path
     killed: tuple[int, str]
-    stopped: list[str]
+    said: list[list[str]]
     log: list[str]
 
     def set(self, name: str, method: str = "clp") -> DistilledSet:
@@ -56,7 +56,7 @@ def story(world: World, tmp_path_factory: pytest.TempPathFactory) -> Story:
         assert [rank.returncode for rank in pair] == [0, 0], ends
     finally:
         launcher.end()
-    return Story(root, (first.returncode, said), [out for out, _ in ends], [err for _, err in ends])
+    return Story(root, (first.returncode, said), [out.splitlines() for out, _ in ends], [err for _, err in ends])
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_a_killed_rank_is_noticed_and_the_run_goes_on_to_the_bytes_of_an_untouch
 
 
 def test_ranks_stop_together_and_one_process_goes_on(world: World, story: Story) -> None:
-    assert story.stopped == ["stopped by SIGUSR1 after step 3 of 8; saved: the same command goes on\n"] * 2
+    assert {said[0] for said in story.said} == {"stopped by SIGUSR1 after step 3 of 8; saved: the same command goes on"}
     assert_same(run(world, story.root / "stopped"), story.set("whole"))
 
 
@@ -99,6 +99,11 @@ def test_one_process_makes_what_two_make(world: World, story: Story, tmp_path: P
     assert_same(run(world, tmp_path), story.set("whole"))
     neighbours, two = run(world, tmp_path, method="neighbor"), story.set("whole", "neighbor")  # left to the first rank
     assert neighbours.info["sources"] == two.info["sources"]
+
+
+def test_ranks_with_other_settings_are_refused(story: Story) -> None:
+    for _, refused in story.said:
+        assert refused.startswith("settings, code or data of ranks [1] differ from those of rank 0: start all")
 
 
 def assert_same(one: DistilledSet, other: DistilledSet) -> None:
