@@ -79,7 +79,7 @@ def _evaluation(run: _Run) -> Iterator[Section]:
 def _caching(run: _Run) -> Iterator[Section]:
     from .caching import caching
 
-    small, large = (64, 16) if run.quick else (8192, 256)
+    small, large = (64, 16) if run.quick else (8192, 512)
     models = {"clpdd_resnet14": (64, small)}
     yield caching(run.device, models if run.quick else models | {"vit_small_patch16_224": (224, large)})
 

@@ -7,6 +7,7 @@ in one run with the others, alone in a resumed one, or by another rank.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -196,10 +197,14 @@ class _Job:
         encoder = self.encoder
         preprocess = Preprocess(encoder.resized, encoder.size, encoder.interpolation, encoder.squash)
         batches = [batch for shard in todo for batch in self._batches(shard)]
-        workers = self.settings.workers if self.settings.workers is not None else self._workers(preprocess, batches)
+        head: list[tuple[int, NDArray[Any]]] = []
+        workers = self.settings.workers
+        if workers is None:
+            head, workers = self._trial(preprocess, batches)
+        rest = batches[len(head) :]
         count = sum(stop - start for start, stop in batches)
         with (
-            decode_batches(self.index_path, preprocess, batches, workers) as decoded,
+            decode_batches(self.index_path, preprocess, rest, workers) as decoded,
             ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
             tqdm(
                 total=len(self.index) if self.ranks.size == 1 else count,
@@ -210,10 +215,11 @@ class _Job:
             ) as bar,
         ):
             writing: Future[None] | None = None
+            encoded = itertools.chain(head, self._ahead(decoded, rest))
             for shard in todo:
                 start, stop = self._rows(shard)
                 rows = np.empty((stop - start, encoder.dim), self.dtype)
-                for first, features in self._ahead(decoded, self._batches(shard)):
+                for first, features in itertools.islice(encoded, len(self._batches(shard))):
                     rows[first - start : first - start + len(features)] = features
                     bar.update(len(features))
                 # One shard in memory is written while the next is filled.
@@ -223,20 +229,25 @@ class _Job:
             if writing is not None:
                 writing.result()
 
-    def _workers(self, preprocess: Preprocess, batches: list[Batch]) -> int:
-        """Processes that keep the encoder busy, going by the second of two batches decoded and encoded here."""
+    def _trial(self, preprocess: Preprocess, batches: list[Batch]) -> tuple[list[tuple[int, NDArray[Any]]], int]:
+        """Two batches, decoded and encoded here, as ``_ahead`` gives them, and the processes to decode the rest.
+
+        Their number keeps the encoder busy, going by the second of the two: the first warms up.
+        """
         decoding = encoding = 0.0
+        done = []
         for first, last in batches[:2]:
             began = time.monotonic()
             pixels = decode_rows(self.index, preprocess, first, last)
             decoded = time.monotonic()
-            self._features(*self._launch(pixels), first)
+            done.append((first, self._features(*self._launch(pixels), first)))
             decoding, encoding = decoded - began, time.monotonic() - decoded
-        workers = choose_workers(decoding, encoding, len(batches), available_cores() // self.ranks.here)
+        cores = available_cores() // self.ranks.here
+        workers = choose_workers(decoding, encoding, len(batches) - len(done), cores)
         log.info(
             "a batch takes %.3f s to decode and %.3f s to encode: %d decoding processes", decoding, encoding, workers
         )
-        return workers
+        return done, workers
 
     def _ahead(self, decoded: Iterator[NDArray[np.uint8]], batches: list[Batch]) -> Iterator[tuple[int, NDArray[Any]]]:
         """First row and features of every batch; on a device the next batch is under way while one is fetched."""
