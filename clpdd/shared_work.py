@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from .ranks import Ranks
 from .work import WorkFolder, lock
 
 __all__ = ["await_ranks", "hold_as_rank", "produce", "shared"]
+
+_PATIENCE = 60.0  # seconds for the ranks of a run whose rank 0 has ended to notice it
 
 
 @contextlib.contextmanager
@@ -26,8 +29,7 @@ def shared(work: WorkFolder, ranks: Ranks) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         if ranks.first:
             held.enter_context(work)
-            if ranks.size > 1:
-                await_ranks(work.path)
+            await_ranks(work.path, max(_PATIENCE, work.wait))
         ranks.barrier()
         if not ranks.first:
             held.enter_context(hold_as_rank(work.path))
@@ -60,13 +62,18 @@ def produce(
     return made
 
 
-def await_ranks(folder: Path, wait: float = 60.0) -> None:
+def await_ranks(folder: Path, wait: float = _PATIENCE) -> None:
     """Wait until no rank of an earlier run, whose rank 0 has ended, is still at work in ``folder``.
 
     Raises ``BusyError`` after ``wait`` seconds.
     """
+    if not (folder / "lock").exists():  # no rank but rank 0 has been here
+        return
     with explain_os_errors("use the work folder", folder):
-        os.close(lock(folder, "a rank of an earlier run of the same work", wait))
+        descriptor = lock(folder, "a rank of an earlier run of the same work", wait)
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, 0)  # our own number: the ranks to come note theirs
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -81,9 +88,11 @@ def hold_as_rank(folder: Path) -> Iterator[None]:
             f"system that all ranks share, at the same path"
         )
     with explain_os_errors("use the work folder", folder):
-        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
+        with contextlib.suppress(OSError):  # a courtesy to who waits, as in ``work.lock``
+            os.write(descriptor, f" {os.getpid()}@{socket.gethostname()}".encode())
         yield
     finally:
         os.close(descriptor)

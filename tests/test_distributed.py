@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,8 @@ from clpdd.distributed import launched
 from clpdd.errors import BusyError, ResourceError, SettingsError
 from clpdd.files import sha256_tree
 from clpdd.ranks import ALONE, Ranks
-from clpdd.shared_work import await_ranks, hold_as_rank
+from clpdd.shared_work import await_ranks, hold_as_rank, shared
+from clpdd.work import WorkFolder
 
 from .ranks import PATIENCE, Launcher
 
@@ -73,9 +75,11 @@ def test_shares_and_spans_are_even_and_leave_nothing_out(items: int, size: int) 
 
 
 def test_a_rank_that_outlived_its_run_is_waited_for(tmp_path: Path) -> None:
-    with hold_as_rank(tmp_path), hold_as_rank(tmp_path), pytest.raises(BusyError, match="rank of an earlier run"):
+    named = rf"rank of an earlier run.*process {os.getpid()}@\S+ {os.getpid()}@"
+    for _ in range(2):
+        with hold_as_rank(tmp_path), hold_as_rank(tmp_path), pytest.raises(BusyError, match=named):
+            await_ranks(tmp_path, wait=0)
         await_ranks(tmp_path, wait=0)
-    await_ranks(tmp_path, wait=0)
     with pytest.raises(ResourceError, match="all ranks share"), hold_as_rank(tmp_path / "elsewhere"):
         pass
 
@@ -89,6 +93,19 @@ import torch
 import clpdd.ranks
 from clpdd.distributed import connect
 from clpdd.errors import SettingsError
+def test_one_process_waits_too_for_a_rank_that_outlived_its_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clpdd.shared_work._PATIENCE", 0.0)
+    work = WorkFolder(tmp_path, "cache", "encoder/train", {})
+    with shared(work, ALONE):
+        assert not (work.path / "lock").exists()  # nothing to wait for, nothing left behind
+    with hold_as_rank(work.path), pytest.raises(BusyError, match="rank of an earlier run"), shared(work, ALONE):
+        pass
+    with shared(work, ALONE):
+        pass
+
+
 
 clpdd.ranks._PIECE = 64  # several pieces of these rows
 everything = torch.arange(5 * 2 * 3).view(5, 2, 3)
