@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+import socket
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 from .errors import ResourceError, SettingsError
 from .ranks import ALONE, Ranks, said
 
-__all__ = ["connect", "launched"]
+__all__ = ["connect", "launched", "neighbours"]
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _PATIENCE = timedelta(days=1)  # a rank may wait for another's share; one that died is noticed at once, by its socket
@@ -43,8 +45,7 @@ def launched(environment: Mapping[str, str] = os.environ) -> Ranks:
             f"RANK={rank}, LOCAL_RANK={local}, WORLD_SIZE={size} and MASTER_PORT={port} do not fit: both ranks must "
             f"lie in [0, WORLD_SIZE), the port in [1, 65535]"
         )
-    here = _number(environment, "LOCAL_WORLD_SIZE") if environment.get("LOCAL_WORLD_SIZE") else local + 1
-    return Ranks(rank, size, local, here)
+    return Ranks(rank, size, local)
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:
@@ -52,6 +53,23 @@ def _number(environment: Mapping[str, str], name: str) -> int:
         return int(environment[name])
     except ValueError:
         raise SettingsError(f"{name} is {environment[name]!r} in the environment; it must be a whole number") from None
+
+
+def neighbours(places: Sequence[Any], rank: int) -> tuple[int, int]:
+    """Of ranks whose ``places`` are (machine, processors they may use, ...), how many share those of ``rank``.
+
+    Returns how many are on its machine, and how many of these may use the same processors, itself included.
+    """
+    machine, processors = places[rank][:2]
+    here = [place[1] for place in places if place[0] == machine]
+    return len(here), here.count(processors)
+
+
+def _processors() -> list[int]:
+    """The processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 @contextlib.contextmanager
@@ -70,7 +88,10 @@ def connect(patience: timedelta = _PATIENCE) -> Iterator[Ranks]:
     try:
         store, rank, size = next(iter(dist.rendezvous("env://", ranks.rank, ranks.size, timeout=_MEETING)))
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=patience)
-        if torch.cuda.is_available() and dist.is_nccl_available():
+        places = ranks.gather([socket.gethostname(), _processors(), torch.cuda.is_available()])
+        here, rivals = neighbours(places, rank)
+        ranks = replace(ranks, here=here, rivals=rivals)
+        if all(cuda for _, _, cuda in places) and dist.is_nccl_available():
             ranks = replace(ranks, _devices=dist.new_group(backend="nccl", timeout=_DEVICE_PATIENCE))
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"

@@ -32,13 +32,15 @@ class Ranks:
         rank: in ``[0, size)``; rank 0 alone holds locks, publishes and reports.
         size: processes of the run.
         local: number among the processes of this machine, which is also that of its CUDA device.
-        here: processes of the run on this machine.
+        here: processes of the run on this machine, among whom its memory is divided.
+        rivals: those of them that may use the same processors, this one included.
     """
 
     rank: int = 0
     size: int = 1
     local: int = 0
     here: int = 1
+    rivals: int = 1
     _devices: Any = field(default=None, repr=False, compare=False)  # torch's group for CUDA tensors
 
     @property
@@ -56,7 +58,10 @@ class Ranks:
         return range(total * rank // self.size, total * (rank + 1) // self.size)
 
     def device(self, device: torch.device) -> torch.device:
-        """``device``, or the CUDA device of this rank where no number is given. Raises ``ResourceError``."""
+        """``device``, or the CUDA device of this rank where no number is given.
+
+        Raises ``SettingsError`` when one is, ``ResourceError`` when this machine has too few devices.
+        """
         if device.type != "cuda" or self.size == 1:
             return device
         import torch

@@ -37,7 +37,7 @@ class Launcher:
     def ranks(self, *arguments: Sequence[str]) -> list[subprocess.Popen[str]]:
         """One run's ranks, each with the arguments given for it, as torchrun would start them."""
         size, port = len(arguments), _free_port()
-        common = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        common = {"WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         variables = [{"RANK": rank, "LOCAL_RANK": rank, **common} for rank in range(size)]
         return [
             self.start(own, {name: str(value) for name, value in variables[rank].items()})

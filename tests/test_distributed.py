@@ -14,7 +14,7 @@ import torch
 
 from clpdd import stages
 from clpdd.datasets import index_arrays
-from clpdd.distributed import launched
+from clpdd.distributed import launched, neighbours
 from clpdd.errors import BusyError, ResourceError, SettingsError
 from clpdd.files import sha256_tree
 from clpdd.ranks import ALONE, Ranks
@@ -36,8 +36,7 @@ def test_a_process_started_alone_is_a_group_of_one() -> None:
 
 
 def test_what_the_launcher_says_is_taken() -> None:
-    assert launched(COMPLETE) == Ranks(1, 2, 1, 2)
-    assert launched(COMPLETE | {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}) == Ranks(1, 2, 0, 1)
+    assert launched(COMPLETE) == Ranks(1, 2, 1)
 
 
 @pytest.mark.parametrize("name", sorted(COMPLETE))
@@ -74,6 +73,16 @@ def test_shares_and_spans_are_even_and_leave_nothing_out(items: int, size: int) 
     assert spans == [Ranks(0, size).span(items, rank) for rank in range(size)]
 
 
+def test_memory_is_divided_by_machine_and_processors_among_those_who_may_use_them() -> None:
+    together, bound = ["a", [0, 1]], ["a", [2]]
+    assert [neighbours([together, bound, together, ["b", [0, 1]]], rank) for rank in range(4)] == [
+        (3, 2),
+        (3, 1),
+        (3, 2),
+        (1, 1),
+    ]
+
+
 def test_a_rank_that_outlived_its_run_is_waited_for(tmp_path: Path) -> None:
     named = rf"rank of an earlier run.*process {os.getpid()}@\S+ {os.getpid()}@"
     for _ in range(2):
@@ -84,15 +93,6 @@ def test_a_rank_that_outlived_its_run_is_waited_for(tmp_path: Path) -> None:
         pass
 
 
-# -- two processes --------------------------------------------------------------------------------------------------
-
-
-COLLECTIVES = """
-import json
-import torch
-import clpdd.ranks
-from clpdd.distributed import connect
-from clpdd.errors import SettingsError
 def test_one_process_waits_too_for_a_rank_that_outlived_its_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,6 +106,15 @@ def test_one_process_waits_too_for_a_rank_that_outlived_its_run(
         pass
 
 
+# -- two processes --------------------------------------------------------------------------------------------------
+
+
+COLLECTIVES = """
+import json
+import torch
+import clpdd.ranks
+from clpdd.distributed import connect
+from clpdd.errors import SettingsError
 
 clpdd.ranks._PIECE = 64  # several pieces of these rows
 everything = torch.arange(5 * 2 * 3).view(5, 2, 3)
@@ -126,6 +135,7 @@ with connect() as ranks:
     ranks.agree("colours", ["red", None, 1.5])
     values = [total.tolist(), ones.item(), ranks.from_first("\N{SNOWMAN}" * (1 + ranks.rank)), refused]
     values += [ranks.gather({"rank": "x" * ranks.rank}), ranks.highest(ranks.rank, -ranks.rank)]
+    values.append([ranks.here, ranks.rivals])
     print(json.dumps(values))
 """
 
@@ -134,9 +144,10 @@ def test_every_rank_gets_what_the_collectives_promise(launcher: Launcher) -> Non
     for rank in launcher.ranks(*[["-c", COLLECTIVES]] * 2):
         out, err = rank.communicate(timeout=PATIENCE)
         assert rank.returncode == 0, err
-        total, ones, told, refused, gathered, highest = json.loads(out)
+        total, ones, told, refused, gathered, highest, sharers = json.loads(out)
         assert (total, ones) == ([[3.0, 4.0]], 2.0)
         assert (told, gathered, highest) == ("\N{SNOWMAN}", [{"rank": ""}, {"rank": "x"}], [1, 0])
+        assert sharers == [2, 2]
         assert refused.startswith("colours of ranks [1] differ")
 
 

@@ -242,7 +242,7 @@ class _Job:
             decoded = time.monotonic()
             done.append((first, self._features(*self._launch(pixels), first)))
             decoding, encoding = decoded - began, time.monotonic() - decoded
-        cores = available_cores() // self.ranks.here
+        cores = max(1, available_cores() // self.ranks.rivals)
         workers = choose_workers(decoding, encoding, len(batches) - len(done), cores)
         log.info(
             "a batch takes %.3f s to decode and %.3f s to encode: %d decoding processes", decoding, encoding, workers
