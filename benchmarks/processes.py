@@ -43,7 +43,7 @@ def processes(shape: str, device: torch.device, sizes: Sequence[int], images: in
 def _together(shape: str, device: torch.device, size: int, images: int, repeats: int) -> tuple[float, float]:
     """Seconds of a step, and of the bare encoder passes over one process's share of the views."""
     command = [sys.executable, "-m", "benchmarks.processes", shape, device.type, str(images), str(repeats)]
-    common = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
+    common = {"WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
     started = []
     for rank in range(size):
         variables = {name: str(value) for name, value in {"RANK": rank, "LOCAL_RANK": rank, **common}.items()}

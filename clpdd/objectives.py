@@ -13,7 +13,7 @@ from .errors import SettingsError
 from .parts import WHOLE, Part, weighted
 from .ridge import centred_one_hot
 
-__all__ = ["attach", "blocked_gradient", "blocked_loss", "outer_loss"]
+__all__ = ["attach", "blocked_gradient", "outer_loss"]
 
 
 def outer_loss(
@@ -69,18 +69,6 @@ def blocked_gradient(
         gradient += torch.autograd.grad(part, leaf)[0]
         value += part.detach()
     return value, gradient
-
-
-def blocked_loss(
-    W: Tensor,
-    blocks: Iterable[tuple[Tensor, Tensor]],
-    total: int,
-    objective: str,
-    temperature: float,
-    parts: Sequence[Part] = WHOLE,
-) -> Tensor:
-    """``outer_loss`` over ``total`` features in ``blocks``, differentiable once in ``W``."""
-    return attach(W, *blocked_gradient(W, blocks, total, objective, temperature, parts))
 
 
 def attach(W: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
