@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from .distributed import connect, launched
 from .errors import ClpddError, DataError, Preempted, ResourceError, SettingsError
 from .files import explain_os_error, is_memory_error
+from .preemption import on_signal
 
 if TYPE_CHECKING:
     from .config import Settings
@@ -112,8 +113,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, _stop)
     try:
-        if options.command not in _OVER_RANKS and launched().size > 1:
-            raise SettingsError("runs in one process: start it without torchrun, and with WORLD_SIZE unset")
+        if launched().size > 1:
+            if options.command not in _OVER_RANKS:
+                raise SettingsError("runs in one process: start it without torchrun, and with WORLD_SIZE unset")
+            signal.signal(signal.SIGINT, _stop)
+            on_signal(_stop)
         options.run(options)
     except ClpddError as error:
         print(f"clpdd {options.command}: {error}", file=sys.stderr)
@@ -152,7 +156,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
     # Leaving at once is safe, because files are written whole or not at all and workers end with their parent.
     told = f"stopped by {signal.Signals(number).name}; finished work is kept, run the same command to go on\n"
     os.write(2, f"clpdd: {told}".encode())
-    os._exit(Preempted.exit_code)
+    os._exit(130 if number == signal.SIGINT else Preempted.exit_code)
 
 
 # Each command imports what it needs: `clpdd --help` and refusals of bad settings must not wait for torch.

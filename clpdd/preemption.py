@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import signal
+import socket
 import threading
+import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-__all__ = ["StopRequest"]
+__all__ = ["StopRequest", "on_signal"]
+
+_GRACE = 1.0  # seconds for the main thread to run a handler itself
 
 
 class StopRequest:
@@ -37,3 +42,21 @@ class StopRequest:
         if self.name is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.name = signal.Signals(number).name
+
+
+def on_signal(handler: Callable[[int, FrameType | None], None]) -> None:
+    """Run ``handler`` for the signals it is set for even while the main thread waits in a library, as for other ranks.
+
+    Python runs handlers in the main thread, between instructions: one that ends the process comes too late there.
+    """
+    heard, told = socket.socketpair()
+    told.setblocking(False)
+    signal.set_wakeup_fd(told.detach(), warn_on_full_buffer=False)
+
+    def listen() -> None:
+        while number := heard.recv(1):
+            if signal.getsignal(number[0]) == handler:  # and not one that notes it, in the middle of a step
+                time.sleep(_GRACE)
+                handler(number[0], None)
+
+    threading.Thread(target=listen, name="signals", daemon=True).start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -149,6 +150,37 @@ def test_every_rank_gets_what_the_collectives_promise(launcher: Launcher) -> Non
         assert (told, gathered, highest) == ("\N{SNOWMAN}", [{"rank": ""}, {"rank": "x"}], [1, 0])
         assert sharers == [2, 2]
         assert refused.startswith("colours of ranks [1] differ")
+
+
+MEETING = """
+import sys
+import torch.distributed as dist
+from clpdd.cli import main
+
+meet = dist.rendezvous
+
+def told(*given, **named):
+    print("meeting", flush=True)
+    return meet(*given, **named)
+
+dist.rendezvous = told
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_ranks_that_wait_for_another_can_be_stopped(launcher: Launcher) -> None:
+    waits = ["-c", MEETING, "cache", "--encoder", ENCODER]
+    waiting = launcher.ranks(waits, waits, ["-c", ""])[:2]
+    for rank in waiting:
+        assert rank.stdout is not None
+        assert rank.stdout.readline() == "meeting\n"
+    time.sleep(0.5)  # into the wait itself, where Python runs no handler
+    ends = ((waiting[1], signal.SIGINT, 130), (waiting[0], signal.SIGTERM, 75))  # last the one that others meet at
+    for rank, number, code in ends:
+        rank.send_signal(number)
+        said = rank.communicate(timeout=PATIENCE)[1]
+        assert rank.returncode == code, said
+        assert f"stopped by {number.name}; finished work is kept" in said
 
 
 @pytest.fixture
