@@ -42,7 +42,7 @@ Batch = tuple[int, int]
 Pixels = NDArray[np.uint8]
 
 _MAX_RESIZED = 2**27
-_START_SECONDS = 2.0  # about what it takes to start a worker process
+_START_SECONDS = 1.0  # about what it takes to start a worker process
 _MARGIN = 1.1  # of decoding over encoding, so that the slower batches do not hold the encoder up
 _MODES = {
     "nearest": Image.Resampling.NEAREST,

@@ -63,7 +63,7 @@ def test_steps_are_measured_with_torch_and_timm_alone() -> None:
         "import sys\n"
         "for name in ('pydantic', 'zarr', 'pyarrow', 'yaml', 'jinja2', 'sklearn', 'tqdm', 'prefect', 'dvc'):\n"
         "    sys.modules[name] = None\n"
-        "import torch, clpdd.models, benchmarks.__main__, benchmarks.evaluation, benchmarks.processes\n"
+        "import torch, clpdd.models, benchmarks.run, benchmarks.evaluation, benchmarks.processes\n"
         "from benchmarks.shape import Problem, Shape\n"
         "from benchmarks.steps import methods, parts\n"
         "shape = Shape('test_vit', 160, 3, 2, real=50, outer=20, batch=4)\n"

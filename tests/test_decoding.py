@@ -98,7 +98,7 @@ def test_a_killed_worker_is_an_error_not_a_hang(index: Path) -> None:
 @pytest.mark.parametrize(
     ("decoding", "encoding", "batches", "cores", "workers"),
     [
-        (0.01, 0.1, 100, 8, 0),  # one second in all: done before a process has started
+        (0.01, 0.1, 50, 8, 0),  # half a second in all: done before a process has started
         (0.01, 0.1, 10_000, 8, 1),
         (0.3, 0.1, 1000, 8, 4),  # three would have nothing to spare
         (5.0, 0.1, 1000, 8, 8),
