@@ -110,13 +110,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("clpdd").setLevel(logging.INFO)
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, _stop)
+    before = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     try:
         if launched().size > 1:
             if options.command not in _OVER_RANKS:
                 raise SettingsError("runs in one process: start it without torchrun, and with WORLD_SIZE unset")
-            signal.signal(signal.SIGINT, _stop)
             on_signal(_stop)
         options.run(options)
     except ClpddError as error:
@@ -137,6 +135,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"clpdd {options.command}: {told}", file=sys.stderr)
         return ResourceError.exit_code
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
     return 0
 
 

@@ -489,13 +489,14 @@ def test_a_defect_keeps_its_traceback(place: Place, monkeypatch: pytest.MonkeyPa
         place.run("kernels")
 
 
-def test_a_warning_signal_is_not_swallowed_by_a_library(place: Place) -> None:
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 75), ("SIGINT", 130)])
+def test_a_signal_is_not_swallowed_by_a_library(place: Place, name: str, code: int) -> None:
     script = textwrap.dedent(f"""
         import os, signal, sys
         from clpdd import cli, stages
         def stubborn(project, encoder):
             try:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), signal.{name})
             except BaseException:
                 pass
             print("the signal did not arrive")
@@ -503,8 +504,8 @@ def test_a_warning_signal_is_not_swallowed_by_a_library(place: Place) -> None:
         sys.exit(cli.main({[*place.options, *command("kernels")]!r}))
     """)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 75
-    assert done.stderr == "clpdd: stopped by SIGTERM; finished work is kept, run the same command to go on\n"
+    assert done.returncode == code
+    assert done.stderr == f"clpdd: stopped by {name}; finished work is kept, run the same command to go on\n"
     assert done.stdout == ""
 
 
