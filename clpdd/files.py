@@ -20,6 +20,7 @@ __all__ = [
     "explain_memory_errors",
     "explain_os_error",
     "explain_os_errors",
+    "flush",
     "is_memory_error",
     "link_tree",
     "publish",
@@ -30,7 +31,6 @@ __all__ = [
     "sha256_file",
     "sha256_tree",
     "sweep",
-    "sync_folder",
     "write_bytes",
     "write_json",
 ]
@@ -119,8 +119,8 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def sync_folder(path: Path) -> None:
-    """Flush a folder's entries, so that a rename survives a power cut."""
+def flush(path: Path) -> None:
+    """Flush a file's bytes, or a folder's entries, so that what was written or renamed survives a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -145,7 +145,7 @@ def write_bytes(path: Path | str, data: bytes) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        sync_folder(path.parent)
+        flush(path.parent)
 
 
 def write_json(path: Path | str, value: Any) -> None:
@@ -234,4 +234,4 @@ def publish(source: Path, target: Path) -> None:
             remove(old)
         else:
             os.replace(temporary, target)
-        sync_folder(target.parent)
+        flush(target.parent)

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import torch
 
+from ..decoding import available_cores
+
 __all__ = ["describe_machine"]
 
 
 def describe_machine(device: torch.device) -> str:
     """Processor, cores that may be used, torch's threads, and the accelerator: no name of a host or a user."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    parts = [f"{_processor()}, {cores} of {os.cpu_count()} cores, {torch.get_num_threads()} threads"]
+    parts = [f"{_processor()}, {available_cores()} of {os.cpu_count()} cores, {torch.get_num_threads()} threads"]
     if device.type == "cuda":
         parts.append(torch.cuda.get_device_name(device))
     elif device.type != "cpu":

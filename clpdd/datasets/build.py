@@ -15,7 +15,7 @@ from PIL import Image
 
 from ..config import DatasetSettings, entry
 from ..errors import DataError
-from ..files import canonical_json, explain_os_errors, remove, sha256_bytes, sync_folder
+from ..files import canonical_json, explain_os_errors, flush, remove, sha256_bytes
 from ..layout import SPLITS
 from .check import check
 from .cifar import list_cifar
@@ -298,4 +298,4 @@ def _publish(staging: Path, out: Path) -> None:
         remove(out / name)
     for name in reversed(list(names)):
         os.replace(staging / name, out / name)
-    sync_folder(out)
+    flush(out)

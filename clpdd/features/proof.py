@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
 from ..errors import ArtifactError
-from ..files import read_json, remove, sha256_file, sync_folder, write_json
+from ..files import flush, read_json, remove, sha256_file, write_json
 
 __all__ = ["Proven", "sync"]
 
@@ -79,9 +78,5 @@ def _read(record: Path) -> dict[str, str]:
 
 def sync(file: Path) -> None:
     """Flush a file and its folder's entry."""
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    sync_folder(file.parent)
+    flush(file)
+    flush(file.parent)
