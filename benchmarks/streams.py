@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,7 +63,7 @@ def streams(rows: int, dim: int, classes: int) -> Section:
     return section
 
 
-def _written(folder: Path, rows: int, dim: int) -> tuple[zarr.Array, ShardReader, Path]:  # type: ignore[type-arg]
+def _written(folder: Path, rows: int, dim: int) -> tuple[zarr.Array[Any], ShardReader, Path]:
     values = np.random.default_rng(0).standard_normal((_BLOCK, dim)).astype(np.float16)
     array = zarr.create_array(
         str(folder / "features"), shape=(rows, dim), dtype="float16", chunks=(_CHUNK, dim), shards=(_BLOCK, dim),
