@@ -38,7 +38,6 @@ __all__ = ["REPORT_URL", "StageProgress", "key", "publish_artifacts", "read_prog
 REPORT_URL = "CLPDD_REPORT_URL"
 """Environment variable: where the results folder is served, if it is (``make serve`` does)."""
 
-_SHARE = re.compile(r"(?<![\w.])(\d{1,3}(?:\.\d+)?)\s?%")
 _COUNT = re.compile(r"(?<![\w.])(\d+)\s?(?:/|of)\s?(\d+)(?![\w.])")
 _GROUP = ("distil_encoder", "method", "eval_encoder", "protocol", "views")
 _WIDTH, _PREVIEWS = 640, 24
@@ -50,7 +49,7 @@ def key(*parts: str) -> str:
 
 
 def read_progress(line: str) -> float | None:
-    """Percent done as told by a line of output: ``step 3 of 4``, ``3/4`` or ``75 %``; ``None`` when it tells none."""
+    """Percent done as told by a line of output, ``step 3 of 4`` or ``3/4``; ``None`` when it tells none."""
     counts = [(int(done), int(total)) for done, total in _COUNT.findall(line)]
     for done, total in counts:
         if 0 <= done <= total and total > 0:

@@ -102,15 +102,20 @@ def state_names(client: SyncPrefectClient, run: UUID) -> list[str | None]:
     return [state.name for state in client.read_flow_run_states(run)]
 
 
-def tasks(client: SyncPrefectClient, run: FlowRun) -> dict[str, TaskRun]:
-    """Task runs by name."""
+def tasks(client: SyncPrefectClient, run: FlowRun, count: int) -> dict[str, TaskRun]:
+    """The task runs of a run that has ended, by name; ``count`` of them, for the server learns of tasks, and of their
+    states, a little later than of the flow's: until then it may know of none, or of some."""
     of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
+    found: dict[str, TaskRun] = {}
 
-    def settled() -> bool:  # the server learns of task states a little later than of the flow's
-        return all(t.state is not None and t.state.is_final() for t in client.read_task_runs(flow_run_filter=of_run))
+    def settled() -> bool:
+        found.clear()
+        found.update({task.name: task for task in client.read_task_runs(flow_run_filter=of_run)})
+        return len(found) >= count and all(task.state is not None and task.state.is_final() for task in found.values())
 
-    until(settled, 90, "the final states of the tasks")
-    return {task.name: task for task in client.read_task_runs(flow_run_filter=of_run)}
+    until(settled, 90, f"the final states of {count} tasks")
+    assert len(found) == count, sorted(found)
+    return found
 
 
 def local(served: Served, toy: Toy, *arguments: str) -> subprocess.Popen[str]:
@@ -193,7 +198,7 @@ def test_what_may_end_differently_is_tried_again_and_nothing_else_is(
     lost_said, bad_said, wrong_said = (run.communicate(timeout=180)[0] for run in runs)
     assert [run.returncode for run in runs] == [0, 1, 1], (lost_said, bad_said, wrong_said)
 
-    found = tasks(client, run_of(client, lost))
+    found = tasks(client, run_of(client, lost), 4)
     assert {name: task.run_count for name, task in found.items()} == {
         "index": 1,
         "cache@a": 2,
@@ -205,7 +210,7 @@ def test_what_may_end_differently_is_tried_again_and_nothing_else_is(
         assert steps == sorted(set(steps))
 
     run = run_of(client, bad)
-    found = tasks(client, run)
+    found = tasks(client, run, 5)
     assert found["cache@a"].run_count == 1
     assert found["cache@a"].state_name == "Failed"
     assert "the seed 0 cannot be used; allowed are others" in found["cache@a"].state.message  # type: ignore
@@ -326,9 +331,8 @@ def test_a_run_equals_dvc_repro_and_the_next_one_is_cached(
     assert done.state.name == "Completed", done.state.message
     assert toy.side_by_side("cache@a", "cache@b")
     assert toy.lock() == plain(tmp_path, methods="clp")
-    assert {task.state_name for task in tasks(client, done).values()} == {"Completed"}
-    assert len(tasks(client, done)) == 6
-    assert "distill@b-clp: step 10 of 10" in lines(client, run)
+    assert {task.state_name for task in tasks(client, done, 6).values()} == {"Completed"}
+    until(lambda: "distill@b-clp: step 10 of 10" in lines(client, run), 60, "the line of the last step")
     of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run]))
     keys = {artifact.key for artifact in client.read_artifacts(artifact_filter=of_run)}
     assert {"dvc-lock", "progress-cache-a", "progress-distill-b-clp"} <= keys
@@ -336,7 +340,7 @@ def test_a_run_equals_dvc_repro_and_the_next_one_is_cached(
     assert ended(client, second).state.name == "Completed"  # type: ignore[union-attr]
     before = {name: toy.steps(name) for name in toy.lock()}
     again = ended(client, trigger(client, toy))
-    assert {task.state_name for task in tasks(client, again).values()} == {"Cached"}
+    assert {task.state_name for task in tasks(client, again, 6).values()} == {"Cached"}
     assert {name: toy.steps(name) for name in toy.lock()} == before
 
 
