@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import signal
 import subprocess
@@ -54,23 +53,6 @@ def test_a_folder_without_a_project_and_a_broken_one_are_refused(toy: Toy, tmp_p
     (toy.root / "dvc.yaml").write_text("stages: {index: {cmx: true}}\n")
     with pytest.raises(dvc.ProjectError, match="DVC cannot read the project"):
         dvc.read_stages(toy.root)
-
-
-@pytest.mark.parametrize(
-    ("code", "kind"),
-    [
-        *((code, dvc.StageRefused) for code in (1, 2, 3, 4, 6, 134, 139)),
-        (5, dvc.StageStarved),
-        (7, dvc.StageBusy),
-        *((code, dvc.StageInterrupted) for code in (75, 128 + 15, 128 + 9, 130)),
-    ],
-)
-def test_every_exit_code_has_its_meaning(code: int, kind: type[dvc.StageError]) -> None:
-    error = dvc.stage_error("cache@a", code, ["distill.steps must be >= 1"])
-    assert type(error) is kind
-    assert "cache@a" in str(error)
-    assert "distill.steps must be >= 1" in str(error)
-    assert str(copy.copy(error)) == str(error)  # rebuilt from its parts, as between processes
 
 
 def test_lines_arrive_one_by_one_with_the_code(tmp_path: Path) -> None:
