@@ -1,0 +1,229 @@
+"""What each command does. Called by ``clpdd.cli`` with the parsed arguments.
+
+Each command imports what it needs: ``clpdd --help`` and refusals of bad settings must not wait for torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .distributed import connect
+from .errors import DataError, SettingsError
+
+if TYPE_CHECKING:
+    from .config import Settings
+    from .encoders import Encoder
+    from .stages import Project
+
+__all__ = [
+    "ablate",
+    "benchmark",
+    "cache",
+    "distill",
+    "draw",
+    "dry_run",
+    "evaluate",
+    "export",
+    "index",
+    "kernels",
+    "predict",
+    "preset",
+    "pretrain",
+    "probe",
+    "report",
+    "results",
+]
+
+log = logging.getLogger(__name__)
+
+
+def preset(options: argparse.Namespace) -> None:
+    from .config import parse_settings
+    from .cost import ASSUMED, described, estimate
+    from .presets import apply_preset, preset, preset_names
+
+    if options.name:
+        settings = apply_preset(options.name, options.params, options.presets, options.root)
+        print(f"{options.params} now holds {options.name}: {described(estimate(settings))}")
+    else:
+        for name in preset_names(options.presets):
+            print(f"{name:<34}{described(estimate(parse_settings(preset(name, options.presets))))}")
+    print(
+        f"(estimated for {ASSUMED / 1e12:.0f} T multiply-accumulates a second; `clpdd dry-run` measures this machine)"
+    )
+
+
+def dry_run(options: argparse.Namespace) -> None:
+    import tempfile
+
+    from .config import load_settings
+    from .cost import described
+    from .dryrun import dry_run
+
+    settings = load_settings(options.params)
+    with tempfile.TemporaryDirectory(prefix="clpdd-dry-run-") as folder:
+        _, cost = dry_run(settings, Path(folder))
+    print(f"expected at that speed: {described(cost)}")
+
+
+def index(options: argparse.Namespace) -> None:
+    from . import stages
+
+    stages.index(stages.open_project(options.params, options.data))
+
+
+def cache(options: argparse.Namespace) -> None:
+    from . import stages
+
+    with connect() as ranks:
+        stages.cache(stages.open_project(options.params, options.data, ranks), options.encoder)
+
+
+def kernels(options: argparse.Namespace) -> None:
+    from . import stages
+
+    stages.kernels(stages.open_project(options.params, options.data), options.encoder)
+
+
+def distill(options: argparse.Namespace) -> None:
+    from . import stages
+    from .live import live_log
+
+    with connect() as ranks:
+        project = stages.open_project(options.params, options.data, ranks)
+        watched = project.layout.root / "live" / options.encoder / options.method
+        with live_log(watched) if ranks.first else contextlib.nullcontext() as log:
+            stages.distill(project, options.encoder, options.method, log)
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    from . import stages
+
+    stages.evaluate(stages.open_project(options.params, options.data))
+
+
+def benchmark(options: argparse.Namespace) -> None:
+    from . import stages
+
+    _compare(options, stages.benchmark)
+
+
+def ablate(options: argparse.Namespace) -> None:
+    from . import stages
+
+    _compare(options, stages.ablate)
+
+
+def _compare(options: argparse.Namespace, run: Callable[[Project, str, str], Path]) -> None:
+    from . import stages
+
+    project = stages.open_project(options.params, options.data)
+    encoder = options.encoder or project.settings.encoders[0]
+    where = ["--params", str(options.params), "--data", str(options.data)]
+    command = shlex.join(["clpdd", *where, options.command, "--encoder", encoder])  # to be given again
+    log.info("page: %s", run(project, encoder, command).resolve())
+
+
+def draw(options: argparse.Namespace) -> None:
+    from .report.comparison import write_comparison
+
+    log.info("page: %s", write_comparison(options.tables, options.out).resolve())
+
+
+def report(options: argparse.Namespace) -> None:
+    from . import stages
+
+    paths = stages.report(stages.open_project(options.params, options.data))
+    log.info("report: %s", paths["report.html"].resolve())
+
+
+def results(options: argparse.Namespace) -> None:
+    from . import stages
+    from .table import result_table
+
+    project = stages.open_project(options.params, options.data)
+    if not stages.page_is_current(project):  # DVC brought results back from its cache, but keeps no page
+        stages.report(project)
+    print(result_table(project.layout))
+
+
+def _encoder(options: argparse.Namespace, settings: Settings, name: str) -> Encoder:
+    from .config import EncoderOptions
+    from .encoders import load_encoder, resolve_device
+
+    given = {key: value for key in ("model", "weights", "image_size") if (value := getattr(options, key)) is not None}
+    own = settings.encoder_options.get(name, EncoderOptions())
+    if own.members is not None and given:
+        option = "--" + next(iter(given)).replace("_", "-")
+        raise SettingsError(f"{option} is for a single encoder, and {name} joins several: set it in encoder_options")
+    options_of = settings.encoder_options | {name: own.model_copy(update=given)}
+    known = settings.model_copy(update={"encoder_options": options_of})
+    return load_encoder(**known.encoder_arguments(name), device=resolve_device(settings.runtime.device))
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    """The settings file, or the defaults where there is none: these commands are used far from the project, too."""
+    from .config import Settings, load_settings
+
+    default = options.params == Path("params.yaml") and not options.params.exists()
+    return Settings() if default else load_settings(options.params)
+
+
+def probe(options: argparse.Namespace) -> None:
+    from .classifier import train_classifier
+    from .distilled import DistilledSet
+
+    settings, data = _settings(options), DistilledSet.load(options.distilled)
+    made_with = data.info.get("encoder", {})
+    name = options.encoder or str(made_with.get("name"))
+    joined = [member["name"] for member in made_with.get("members", ())]
+    if joined and options.encoder is None and name not in settings.encoder_options:
+        raise SettingsError(
+            f"the set was distilled with {name}, which joins {', '.join(joined)}, and {options.params} does not define "
+            f"it: run where encoder_options does, or choose one by --encoder"
+        )
+    encoder = _encoder(options, settings, name)
+    train_classifier(data, encoder, settings.evaluate, protocol=options.protocol, seed=settings.seed).save(options.out)
+    log.info("classifier of %d classes: %s", data.classes, options.out)
+
+
+def predict(options: argparse.Namespace) -> None:
+    import csv
+
+    from .classifier import Classifier, classify_files, find_images
+
+    files, classifier = find_images(options.images), Classifier.load(options.classifier)
+    encoder = _encoder(options, _settings(options), classifier.encoder["name"])
+    writer, unread = csv.writer(sys.stdout, lineterminator="\n"), 0
+    columns = [f"{what}{rank}" for rank in range(1, options.top + 1) for what in ("class", "probability")]
+    writer.writerow(["path", *columns])
+    for found in classify_files(classifier, encoder, files, top=options.top):
+        if found.problem is not None:
+            unread += 1
+            log.warning("%s", found.problem)
+        pairs = zip(found.classes, found.probabilities, strict=True)
+        writer.writerow([found.path, *(value for name, share in pairs for value in (name, f"{share:.4f}"))])
+    if unread:
+        raise DataError(f"{unread} of {len(files)} files could not be read; the others are classified")
+
+
+def export(options: argparse.Namespace) -> None:
+    from .export import export
+
+    log.info("written: %s", export(options.distilled, options.to, options.out))
+
+
+def pretrain(options: argparse.Namespace) -> None:
+    import dataclasses
+
+    from .pretrain import Recipe, load_images, pretrain
+
+    images, labels = load_images(options.images)
+    pretrain(images, labels, options.out, options.architecture, dataclasses.replace(Recipe(), epochs=options.epochs))
