@@ -9,9 +9,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from clpdd import probe
 from clpdd.errors import NumericalError
-from clpdd.probe import Probes, fit_logistic, fit_ridge, fit_sgd, score
+from clpdd.probe import Probes, closed_form, fit_logistic, fit_ridge, fit_sgd, score
 from clpdd.ridge import centred_one_hot, solve
 from clpdd.views import FreshViews, Stream, ViewBank
 
@@ -123,7 +122,7 @@ def test_ridge_classifies_what_is_separable_and_its_bias_stands_for_the_mean() -
 
 
 def test_ridge_on_many_rows_in_half_precision_equals_the_solver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "_RIDGE_ROWS", 13)  # 8 blocks, the last of 9 rows
+    monkeypatch.setattr(closed_form, "_ROWS", 13)  # 8 blocks, the last of 9 rows
     Z, labels = clusters(100, 20, 3, distance=0.5)
     half, mean = Z.half(), Z.mean(0)
     probes = fit_ridge(half[None], labels[None], 3, mean, 0.1)

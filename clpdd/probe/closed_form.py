@@ -1,0 +1,52 @@
+"""The closed-form protocol: ridge regression on centred features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..labels import as_targets
+from ..parts import WHOLE, Part, even_factors
+from ..ridge import solve, solve_normal
+from .linear import Probes
+
+__all__ = ["fit_ridge"]
+
+_ROWS = 16384  # brought to float32 at once
+
+
+def fit_ridge(
+    Z: Tensor, labels: Tensor, classes: int, mean: Tensor, ridge: float, parts: Sequence[Part] = WHOLE
+) -> Probes:
+    """The closed-form protocol: ridge regression on centred features and targets less ``1/C``.
+
+    Args:
+        Z: ``(P, m, d)``, of any float type; memory beside it does not grow with ``m``.
+        labels: classes ``(P, m)`` int64, or probabilities of them ``(P, m, C)``.
+        mean: ``(d,)``, subtracted from the features: the mean over the real training images, which is one vector
+            whatever the set, and costs nothing at test time since it moves into the bias.
+        ridge: relative to the mean squared row norm (``clpdd.ridge.solve``), > 0.
+        parts: of a joint encoder, whose members' features are brought to one scale (``even_factors``) for the solve:
+            one ridge is for all.
+    """
+    mean, labels = mean.to(Z.device, torch.float32), labels.to(Z.device)
+    weights = torch.stack([_ridge(own, y, classes, mean, ridge, parts) for own, y in zip(Z, labels, strict=True)])
+    return Probes(weights, -mean @ weights)
+
+
+def _ridge(Z: Tensor, labels: Tensor, classes: int, mean: Tensor, ridge: float, parts: Sequence[Part]) -> Tensor:
+    count, dim = Z.shape
+    if count <= dim:
+        X = Z.float() - mean
+        factors = even_factors(parts, X.square().mean(0))
+        return factors[:, None] * solve(X * factors, as_targets(labels, classes) - 1.0 / classes, ridge)
+    gram, cross = mean.new_zeros(dim, dim), mean.new_zeros(dim, classes)
+    for rows, y in zip(Z.split(_ROWS), labels.split(_ROWS), strict=True):
+        X = rows.float() - mean
+        gram.addmm_(X.T, X)
+        cross.addmm_(X.T, as_targets(y, classes) - 1.0 / classes)
+    factors = even_factors(parts, gram.diagonal() / count)
+    even = gram * torch.outer(factors, factors)
+    return factors[:, None] * solve_normal(even, factors[:, None] * cross, count, ridge)

@@ -1,0 +1,125 @@
+"""The field's protocol: softmax regression on raw features by Adam."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.optim.adam import adam
+
+from ..views import Stream
+from .linear import Probes
+
+__all__ = ["BATCH", "fit_sgd"]
+
+BATCH = 100
+"""Rows of a batch, where there are so many."""
+
+
+def fit_sgd(
+    features: Callable[[int, Tensor | None], Tensor],
+    labels: Tensor,
+    classes: int,
+    streams: Sequence[Stream],
+    *,
+    epochs: int,
+    learning_rate: float,
+    batch: int = BATCH,
+    tick: Callable[[], object] = lambda: None,
+) -> Probes:
+    """The field's protocol: softmax regression on raw features by Adam, cosine to zero, no weight decay.
+
+    Equivalent to a ``torch.nn.Linear(d, C)`` trained by ``torch.optim.Adam`` with ``CosineAnnealingLR`` stepped once
+    an epoch, for each probe apart. The gradient of the cross-entropy of a linear layer is written out.
+
+    Args:
+        features: (epoch, rows) -> ``(P, b, d)`` float32: this epoch's features of the images ``rows (P, b)``, one set
+            for each probe; rows ``None`` asks for all ``n``, in order. ``clpdd.views`` has two of the kind.
+        labels: classes ``(P, n)`` int64 in ``[0, classes)``, or probabilities of them ``(P, n, C)``.
+        streams: ``P`` sources of random numbers, for the initial weights and the order of the rows.
+        learning_rate: per 256 rows of a batch; ``learning_rate * min(batch, n) / 256`` is used.
+        batch: rows of a batch; the last, partial batch of an epoch is kept.
+        tick: called once an epoch; it may raise to stop.
+
+    Raises:
+        NumericalError: the weights left the finite numbers.
+    """
+    count = labels.shape[1]
+    size = min(batch, count)
+    first_epoch = features(0, None)
+    layers = _Layers(*_initial(streams, first_epoch.shape[-1], classes, first_epoch.device))
+    labels = labels.to(first_epoch.device)
+    del first_epoch
+    peak = learning_rate * size / 256
+    for epoch in range(epochs):
+        rate = peak * (1 + math.cos(math.pi * epoch / epochs)) / 2
+        order = _order(streams, count, size, epoch, labels.device)
+        for first in range(0, count, size):
+            rows = None if order is None else order[:, first : first + size]  # (P, b)
+            layers.step(features(epoch, rows), labels if rows is None else _pick(labels, rows), rate)
+        tick()
+    return Probes(layers.weights.mT.contiguous(), layers.bias)
+
+
+def _pick(labels: Tensor, rows: Tensor) -> Tensor:
+    """Rows ``(P, b)`` of labels ``(P, n)`` or ``(P, n, C)``, for each probe apart."""
+    if labels.ndim == 2:
+        return labels.gather(1, rows)
+    return labels.gather(1, rows[..., None].expand(*rows.shape, labels.shape[2]))
+
+
+class _Layers:
+    """``P`` linear layers under Adam: ``weights (P, C, d)``, so that both products of a step run along the features."""
+
+    def __init__(self, weights: Tensor, bias: Tensor) -> None:
+        self.weights, self.bias = weights, bias
+        self._state = [[torch.zeros_like(part) for part in (weights, bias)] for _ in range(3)]  # gradient and moments
+        self._steps = [torch.zeros((), device=weights.device) for _ in range(2)]
+
+    def step(self, X: Tensor, y: Tensor, rate: float) -> None:
+        """One update of every layer on its own batch ``X (P, b, d)``, ``y (P, b)`` or ``(P, b, C)``."""
+        gradients, means, squares = self._state
+        residual = torch.baddbmm(self.bias[:, None], X, self.weights.mT).softmax(-1)  # (P, b, C)
+        if y.ndim == 2:
+            residual.scatter_add_(2, y[..., None], residual.new_full((1, 1, 1), -1.0).expand(*y.shape, 1))
+        else:
+            residual -= y
+        torch.baddbmm(gradients[0], residual.mT, X, beta=0, alpha=1 / y.shape[1], out=gradients[0])
+        torch.sum(residual, 1, out=gradients[1]).div_(y.shape[1])
+        # The optimiser's own function: around it torch.optim.Adam costs more than a small probe's whole step.
+        adam(
+            [self.weights, self.bias],
+            gradients,
+            means,
+            squares,
+            [],
+            self._steps,
+            fused=True,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=rate,
+            weight_decay=0.0,
+            eps=1e-8,
+            maximize=False,
+        )
+
+
+def _initial(streams: Sequence[Stream], dim: int, classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The default distribution of ``torch.nn.Linear``: uniform within ``1/sqrt(d)``."""
+    bound = 1 / math.sqrt(dim)
+    weights, bias = [], []
+    for stream in streams:
+        chosen = stream.generator("initial")
+        weights.append(torch.empty(classes, dim).uniform_(-bound, bound, generator=chosen))
+        bias.append(torch.empty(classes).uniform_(-bound, bound, generator=chosen))
+    return torch.stack(weights).to(device), torch.stack(bias).to(device)
+
+
+def _order(streams: Sequence[Stream], count: int, size: int, epoch: int, device: torch.device) -> Tensor | None:
+    """``(P, n)`` row numbers in this epoch's order; ``None`` where all rows are one batch and order is nothing."""
+    if count <= size:
+        return None
+    return torch.stack([torch.randperm(count, generator=s.generator("order", epoch)) for s in streams]).to(device)
