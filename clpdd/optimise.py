@@ -42,6 +42,9 @@ log = logging.getLogger(__name__)
 class Problem(Protocol):
     """What a method that optimises images brings to the loop."""
 
+    promised: int
+    """Bytes of the device that others will take yet; said before ``batch`` is first asked for, which measures it."""
+
     def step(self, images: ImageState, step: int, update: Callable[[StateChunk, Sequence[Tensor]], None]) -> Outcome:
         """Hand the gradient of the loss to ``update``, chunk by chunk; a function of the images and the step alone."""
 
@@ -91,6 +94,7 @@ class _Loop:
         self.previews: dict[str, str] = {}  # file name -> SHA-256
         start = self._start_images()
         self.images = ImageState(self._parameterisation(start))
+        problem.promised = self.images.to_come
         self.start = self._collect(self.images.pictures() if start is None else start)
 
     def _start_images(self) -> Tensor | None:

@@ -73,8 +73,10 @@ def saved_bytes(encode: Callable[[Tensor], Tensor], images: Tensor) -> int:
     return sum(kept.values())
 
 
-def batch_that_fits(encoder: Encoder, precision: str = "auto") -> int:
+def batch_that_fits(encoder: Encoder, precision: str = "auto", promised: int = 0) -> int:
     """Views that a pass with a graph can hold: measured on three images, of any model, on any device.
+
+    Whatever else is to lie on the device should lie there already, or its bytes be ``promised``.
 
     What one image more keeps for the backward pass, against 4 GiB on a CPU and most of the free memory on a GPU.
     """
@@ -82,6 +84,6 @@ def batch_that_fits(encoder: Encoder, precision: str = "auto") -> int:
     encode = encoder_call(encoder, precision)
     one, two = (saved_bytes(encode, torch.full((count, 3, size, size), 0.5, device=device)) for count in (1, 2))
     per_view = max(two - one, 0) * _WORKING_SPACE + _PIXEL_COPIES * 3 * size * size * 4
-    budget = free_bytes(device) * _CUDA_SHARE if device.type == "cuda" else _CPU_BUDGET
+    budget = (free_bytes(device) - promised) * _CUDA_SHARE if device.type == "cuda" else _CPU_BUDGET
     count = min(MAX_BATCH, int(budget / per_view))
     return max(1, count - count % 8 if count > 8 else count)

@@ -68,6 +68,12 @@ class ImageState:
     def __len__(self) -> int:
         return len(self.parameterisation.rows)
 
+    @property
+    def to_come(self) -> int:
+        """Bytes that the levels not yet there will take on the device."""
+        rest = self.parameterisation.resolutions[len(self.parameterisation.levels) :]
+        return 0 if self._copied else state_bytes(len(self), rest)
+
     def decode(self, levels: Sequence[Tensor]) -> Tensor:
         """Pixels ``(c, 3, s, s)`` in [0, 1] of a chunk's levels."""
         return self.parameterisation.decode(levels)

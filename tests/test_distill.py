@@ -23,7 +23,9 @@ from clpdd.errors import ArtifactError, BusyError, NumericalError, SettingsError
 from clpdd.features import FeatureStore
 from clpdd.files import sha256_tree
 from clpdd.kernels import Kernels
-from clpdd.methods import Snapshot
+from clpdd.methods import Snapshot, problem
+from clpdd.resident import RealFeatures
+from clpdd.state import ImageState
 
 from .conftest import World
 
@@ -134,6 +136,46 @@ def test_a_damaged_checkpoint_costs_the_steps_to_the_one_before_and_nothing_else
     assert "falling back" in caplog.text
     assert torch.equal(again.images, untouched.images)
     assert sha256_tree(tmp_path / "damaged" / "set") == sha256_tree(tmp_path / "untouched" / "set")
+
+
+@pytest.mark.parametrize("method", ["clp", "lgm"])
+def test_the_batch_is_measured_by_what_features_and_images_leave(
+    world: World, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would take memory that the encoder's passes were promised else."""
+    order: list[str] = []
+
+    def note(owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+
+        def noted(*given: Any, **named: Any) -> Any:
+            order.append(name)
+            return original(*given, **named)
+
+        monkeypatch.setattr(owner, name, noted)
+
+    note(RealFeatures, "_load")
+    note(ImageState, "reset")
+    note(problem, "batch_that_fits")
+    run(world, tmp_path, method, steps=2, initialisation="centroid", encoder_batch=None)
+    assert order.count("batch_that_fits") == 1
+    assert order.index("batch_that_fits") == len(order) - 1 > 1
+
+
+def test_levels_to_come_have_their_memory_promised(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promised: list[int] = []
+
+    def measure(encoder: Any, precision: str, bytes_: int) -> int:
+        promised.append(bytes_)
+        return 64
+
+    monkeypatch.setattr(problem, "batch_that_fits", measure)
+    for place, start in enumerate(("centroid", "noise")):
+        run(world, tmp_path / start, steps=2, initialisation=start, encoder_batch=None)
+        levels = [] if start == "centroid" else [2, 4, 8, 16, 32, 64]  # all but the first, with Adam's two moments
+        assert promised[place] == 10 * 3 * 4 * 3 * sum(r * r for r in levels)
 
 
 def test_tuning_works_where_the_test_split_does_not_exist(world: World, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -39,7 +40,7 @@ class FeatureProblem(ABC):
     Attributes:
         parts: columns of the features that have a loss of their own; ``loss`` is their average by the shares.
         ranks: this process among those that take the step together, each for the images of its ``rows``.
-        batch: views in a pass of the encoder.
+        promised: bytes of the device that others will take yet, to be said before ``batch`` is measured.
         targets: what the images stand for.
         encode: pixels ``(b, 3, s, s)`` in [0, 1] to features ``(b, d)`` float32.
     """
@@ -55,11 +56,8 @@ class FeatureProblem(ABC):
         self.targets = Targets(soft.to(self.device), context.settings.labels == "learned")
         self.mean = context.kernels.mean.to(self.device) * (context.settings.centre == "real")
         self.encode = encoder_call(self.encoder, self.settings.precision, self.settings.compile)
-        self.batch = self.settings.encoder_batch or _remembered_batch(
-            context.work / "encoder_batch.json",
-            lambda: batch_that_fits(self.encoder, self.settings.precision),
-            self.ranks,
-        )
+        self.promised = 0
+        self._batch_note = context.work / "encoder_batch.json"
         self._where = context.runtime.features
         self.validation, self._validated = self.features_of(context.validation), len(context.validation)
 
@@ -79,6 +77,13 @@ class FeatureProblem(ABC):
         """This rank's part of a store."""
         own = store if self.ranks.size == 1 else Excerpt(store, own_rows(store, self.ranks))
         return RealFeatures(own, self.device, self.mean, self._where, self.ranks.here)
+
+    @cached_property
+    def batch(self) -> int:
+        """Views in a pass of the encoder; where it is measured, by what features and images have left of the memory."""
+        return self.settings.encoder_batch or _remembered_batch(
+            self._batch_note, lambda: batch_that_fits(self.encoder, self.settings.precision, self.promised), self.ranks
+        )
 
     @abstractmethod
     def loss(self, Z: Tensor, step: int) -> Tensor:
