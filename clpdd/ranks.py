@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["ALONE", "Ranks", "said"]
+__all__ = ["ALONE", "Ranks", "device_number", "said"]
 
 _PIECE = 2**26  # bytes sent at once
 
@@ -58,24 +58,33 @@ class Ranks:
         return range(total * rank // self.size, total * (rank + 1) // self.size)
 
     def device(self, device: torch.device) -> torch.device:
-        """``device``, or the CUDA device of this rank where no number is given.
+        """``device``, or the CUDA device of this rank where no number is given. To be called by all ranks.
 
-        Raises ``SettingsError`` when one is, ``ResourceError`` when this machine has too few devices.
+        That is the one with the rank's number on its machine, or the only one that the launcher lets it see.
+        Raises ``SettingsError`` when a number is given, ``ResourceError`` when there are too few devices.
         """
-        if device.type != "cuda" or self.size == 1:
+        if self.size == 1:
             return device
         import torch
 
-        if device.index is not None:
-            raise SettingsError(f"runtime.device is {device}, the same for all {self.size} ranks: set it to cuda")
-        found = torch.cuda.device_count()
-        if self.local >= found:
+        card = None
+        if device.type == "cuda":
+            if device.index is not None:
+                raise SettingsError(f"runtime.device is {device}, the same for all {self.size} ranks: set it to cuda")
+            device = torch.device("cuda", device_number(self.local, torch.cuda.device_count()))
+            torch.cuda.set_device(device)
+            card = str(torch.cuda.get_device_properties(device).uuid)
+        self.apart(card)
+        return device
+
+    def apart(self, card: str | None) -> None:
+        """Raise ``ResourceError`` on every rank when two name the same ``card``; ``None`` is no card."""
+        cards = self.gather(card)
+        sharing = [rank for rank, one in enumerate(cards) if one is not None and cards.count(one) > 1]
+        if sharing:
             raise ResourceError(
-                f"rank {self.rank} needs CUDA device {self.local}, but torch sees {found} on this machine: start at "
-                f"most {found} processes here"
+                f"ranks {sharing} would share CUDA devices: start as many processes on a machine as it has of them"
             )
-        torch.cuda.set_device(self.local)
-        return torch.device("cuda", self.local)
 
     # -- values --------------------------------------------------------------------------------------------------------
 
@@ -220,6 +229,21 @@ class Ranks:
 
     def _group(self, tensor: Tensor) -> Any:
         return self._devices if tensor.is_cuda else None
+
+
+def device_number(local: int, found: int) -> int:
+    """The CUDA device of rank ``local`` of a machine among the ``found`` that it is shown.
+
+    Raises ``ResourceError`` when there are too few.
+    """
+    if found == 1:  # by a launcher that shows each rank its own; where all see the same one, ``Ranks.apart`` tells
+        return 0
+    if local >= found:
+        raise ResourceError(
+            f"rank {local} of this machine needs a CUDA device of its own, but torch sees {found}: start at most "
+            f"{found} processes here"
+        )
+    return local
 
 
 def _encoded(value: Any) -> Tensor:

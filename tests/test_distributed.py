@@ -18,7 +18,7 @@ from clpdd.datasets import index_arrays
 from clpdd.distributed import launched, neighbours
 from clpdd.errors import BusyError, ResourceError, SettingsError
 from clpdd.files import sha256_tree
-from clpdd.ranks import ALONE, Ranks
+from clpdd.ranks import ALONE, Ranks, device_number
 from clpdd.shared_work import await_ranks, hold_as_rank, shared
 from clpdd.work import WorkFolder
 
@@ -74,6 +74,14 @@ def test_shares_and_spans_are_even_and_leave_nothing_out(items: int, size: int) 
     assert spans == [Ranks(0, size).span(items, rank) for rank in range(size)]
 
 
+def test_a_rank_takes_the_device_of_its_number_or_the_one_it_is_shown() -> None:
+    assert [device_number(local, 4) for local in range(4)] == [0, 1, 2, 3]
+    assert device_number(3, 1) == 0
+    for local, found in ((2, 2), (0, 0)):
+        with pytest.raises(ResourceError, match=f"torch sees {found}"):
+            device_number(local, found)
+
+
 def test_memory_is_divided_by_machine_and_processors_among_those_who_may_use_them() -> None:
     together, bound = ["a", [0, 1]], ["a", [2]]
     assert [neighbours([together, bound, together, ["b", [0, 1]]], rank) for rank in range(4)] == [
@@ -115,7 +123,7 @@ import json
 import torch
 import clpdd.ranks
 from clpdd.distributed import connect
-from clpdd.errors import SettingsError
+from clpdd.errors import ResourceError, SettingsError
 
 clpdd.ranks._PIECE = 64  # several pieces of these rows
 everything = torch.arange(5 * 2 * 3).view(5, 2, 3)
@@ -134,9 +142,16 @@ with connect() as ranks:
     except SettingsError as error:
         refused = str(error)
     ranks.agree("colours", ["red", None, 1.5])
+    for cards in (None, "one"), ("one", "two"), (None, None):
+        ranks.apart(cards[ranks.rank])
+    try:
+        ranks.apart("one")
+        raise SystemExit("two ranks share a device")
+    except ResourceError as error:
+        shared = str(error)
     values = [total.tolist(), ones.item(), ranks.from_first("\N{SNOWMAN}" * (1 + ranks.rank)), refused]
     values += [ranks.gather({"rank": "x" * ranks.rank}), ranks.highest(ranks.rank, -ranks.rank)]
-    values.append([ranks.here, ranks.rivals])
+    values += [[ranks.here, ranks.rivals], shared]
     print(json.dumps(values))
 """
 
@@ -145,10 +160,11 @@ def test_every_rank_gets_what_the_collectives_promise(launcher: Launcher) -> Non
     for rank in launcher.ranks(*[["-c", COLLECTIVES]] * 2):
         out, err = rank.communicate(timeout=PATIENCE)
         assert rank.returncode == 0, err
-        total, ones, told, refused, gathered, highest, sharers = json.loads(out)
+        total, ones, told, refused, gathered, highest, sharers, shared = json.loads(out)
         assert (total, ones) == ([[3.0, 4.0]], 2.0)
         assert (told, gathered, highest) == ("\N{SNOWMAN}", [{"rank": ""}, {"rank": "x"}], [1, 0])
         assert sharers == [2, 2]
+        assert shared.startswith("ranks [0, 1] would share CUDA devices")
         assert refused.startswith("colours of ranks [1] differ")
 
 
