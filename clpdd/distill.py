@@ -10,6 +10,7 @@ from typing import Any
 from .config import DistillSettings, RuntimeSettings
 from .config.variants import OPTIMISING
 from .datasets import Index
+from .deterministic import deterministic
 from .distilled import DistilledSet
 from .encoders import Encoder
 from .errors import ArtifactError, SettingsError
@@ -17,6 +18,7 @@ from .features import FeatureStore
 from .files import sha256_tree
 from .kernels import Kernels
 from .methods import METHODS, Context, OnProgress, Snapshot
+from .precision import pass_through
 from .provenance import code_digest
 from .ranks import ALONE, Ranks
 from .shared_work import produce, shared
@@ -137,7 +139,10 @@ def distill(
                 ranks=ranks if spread else ALONE,
             )
             if ranks.first or spread:
-                result = chosen(context)
+                strictly = spread and context.runtime.deterministic
+                attempt = (lambda: pass_through(encoder, settings.precision)) if strictly else None
+                with deterministic(encoder.mean.device, attempt):
+                    result = chosen(context)
                 if ranks.first:
                     result.save(work.out / "set")
 

@@ -11,7 +11,7 @@ from .encoders import Encoder
 from .errors import SettingsError
 from .memory import free_bytes
 
-__all__ = ["MAX_BATCH", "batch_that_fits", "encoder_call", "resolve_precision", "saved_bytes"]
+__all__ = ["MAX_BATCH", "batch_that_fits", "encoder_call", "pass_through", "resolve_precision", "saved_bytes"]
 
 MAX_BATCH = 1024
 """Views per pass that ``batch_that_fits`` never exceeds: more is no faster."""
@@ -57,6 +57,12 @@ def encoder_call(encoder: Encoder, precision: str = "auto", compile: bool = Fals
             ) from error
 
     return guarded if compile else call
+
+
+def pass_through(encoder: Encoder, precision: str = "auto") -> None:
+    """One view forwards and backwards."""
+    image = torch.full((1, 3, encoder.size, encoder.size), 0.5, device=encoder.mean.device, requires_grad=True)
+    torch.autograd.grad(encoder_call(encoder, precision)(image).sum(), image)
 
 
 def saved_bytes(encode: Callable[[Tensor], Tensor], images: Tensor) -> int:

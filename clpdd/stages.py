@@ -61,8 +61,6 @@ def open_project(params: Path | str = "params.yaml", data: Path | str = "data", 
     settings = load_settings(params)
     if settings.runtime.threads:
         torch.set_num_threads(settings.runtime.threads)
-    # cuBLAS and cuDNN give the same bits for the same input only when asked to
-    torch.backends.cudnn.deterministic = True
     return Project(settings, Layout(Path(data)), ranks)
 
 

@@ -111,7 +111,6 @@ def _carry_out(order: Order) -> dict[str, float]:
     from ..encoders import load_encoder
 
     torch.set_num_threads(order.threads)
-    torch.backends.cudnn.deterministic = True
     layout, encoder = Layout(Path(order.data)), load_encoder(**order.encoder)
     out, work = Path(order.out), Path(order.work)
     idle = peak_memory_mb()

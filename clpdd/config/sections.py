@@ -369,4 +369,5 @@ class RuntimeSettings(Section):
     threads: Annotated[int, Field(ge=0, le=4096)] = 0
     features: Literal["auto", "device", "host", "stream"] = "auto"
     state: Literal["auto", "device", "host"] = "auto"
+    deterministic: bool = True
     wait_seconds: NonNegativeReal = 0

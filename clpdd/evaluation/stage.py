@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from ..config import EvaluateSettings
+from ..deterministic import deterministic
 from ..distilled import DistilledSet
 from ..encoders import Encoder
 from ..errors import ArtifactError, Preempted, SettingsError
@@ -85,7 +86,8 @@ def evaluate(
         for target, bench in benches.items()
         for key in distilled
     ]
-    results = _work_through(jobs, Path(work_root), wait)
+    with deterministic(first.encoder.mean.device):
+        results = _work_through(jobs, Path(work_root), wait)
     order = {key: i for i, key in enumerate(distilled)}
     results.sort(key=lambda r: order[r.distil, r.method])  # stable: within a set in the order of encoders, protocols
     counts = torch.bincount(first.judge.labels, minlength=first.classes).tolist()

@@ -25,6 +25,7 @@ from zarr.codecs import Crc32cCodec
 
 from ..datasets import Index
 from ..decoding import Batch, Preprocess, available_cores, choose_workers, decode_batches, decode_rows
+from ..deterministic import deterministic
 from ..encoders import Encoder, encode
 from ..errors import DataError, NumericalError
 from ..files import (
@@ -102,7 +103,7 @@ def cache_features(
     )
     work = WorkFolder(work_root, "cache", f"{encoder.name}/{index.split}", parts, wait)
     job = _Job(index_path, index, encoder, settings, work, progress, measured, ranks)
-    with shared(work, ranks):
+    with shared(work, ranks), deterministic(encoder.mean.device):
         produce(work, ranks, job.run if ranks.first else job.follow, {_STORE: target}, discard=("shards.json",))
     return FeatureStore.open(target)
 
