@@ -14,18 +14,19 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from .config import EvaluateSettings
-from .datasets import decode_image
+from .datasets.decode import Undecodable, decode
+from .datasets.listing import max_file_bytes, read_file
 from .distilled import DistilledSet
 from .encoders import Encoder, encode
-from .errors import ArtifactError, ClpddError, DataError, SettingsError
-from .files import canonical_json, explain_os_errors, write_bytes
+from .errors import ArtifactError, DataError, SettingsError
+from .files import canonical_json, write_bytes
 from .probe import fit_ridge, fit_sgd
 from .views import Stream, ViewBank, encode_clean, encode_views
 
 __all__ = ["Classifier", "Prediction", "classify_files", "find_images", "train_classifier"]
 
 FORMAT = 1
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif"}
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +62,8 @@ class Classifier:
         """Read a saved classifier. Raises ``ArtifactError`` when the file is missing, damaged or something else."""
         path = Path(path)
         if not path.is_file():
-            raise ArtifactError(f"{path} does not exist: train a classifier with `clpdd probe`")
+            wrong = "is no file" if path.exists() else "does not exist"
+            raise ArtifactError(f"{path} {wrong}: train a classifier with `clpdd probe`")
         try:
             with safetensors.safe_open(path, framework="pt") as file:
                 facts = json.loads((file.metadata() or {})["clpdd"])
@@ -193,20 +195,28 @@ def classify_files(
 ) -> Iterator[Prediction]:
     """The ``top`` likeliest classes of every file, in order; a file that cannot be read does not stop the others.
 
-    Raises ``ArtifactError`` when the encoder is not the classifier's.
+    Args:
+        top: at least 1; at most as many classes as there are come back.
+        batch: files read and encoded at once.
+        max_pixels: see ``decode_image``.
+
+    Raises:
+        ArtifactError: the encoder is not the classifier's.
+        SettingsError: ``top`` is below 1.
     """
     classifier.check(encoder)
+    if top < 1:
+        raise SettingsError(f"top is {top}; it must be at least 1")
     for first in range(0, len(files), batch):
         part = files[first : first + batch]
         pixels: list[Tensor] = []
         problems: dict[int, str] = {}
         for i, path in enumerate(part):
             try:
-                with explain_os_errors("read", path):
-                    data = path.read_bytes()
-                pixels.append(encoder.transform(decode_image(data, max_pixels, str(path))))
-            except ClpddError as error:
-                problems[i] = str(error)
+                data = read_file(path, max_file_bytes(max_pixels))
+                pixels.append(encoder.transform(decode(data, max_pixels)))
+            except Undecodable as problem:
+                problems[i] = f"{path}: the image {problem}"
         likely: list[tuple[list[int], list[float]]] = []
         if pixels:
             scores = classifier(encode(encoder, torch.stack(pixels), batch))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import signal
@@ -63,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     pretrain.add_argument("--images", required=True, nargs="+", help="Parquet files in Hugging Face layout")
     pretrain.add_argument("--out", type=Path, required=True, help=".safetensors file to write")
     pretrain.add_argument("--architecture", default="clpdd_resnet14", help="timm model name")
-    pretrain.add_argument("--epochs", type=int, default=30, help="passes over the images (default: 30)")
+    pretrain.add_argument("--epochs", type=_count, default=30, help="passes over the images (default: 30)")
     return parser
 
 
@@ -86,7 +87,7 @@ def _hand_over(add: Callable[..., argparse.ArgumentParser]) -> None:
     predict = add("predict", commands.predict, "classify image files with a classifier made by probe")
     predict.add_argument("classifier", type=Path, help=".safetensors file made by probe")
     predict.add_argument("images", type=Path, nargs="+", help="image files and folders of them")
-    predict.add_argument("--top", type=int, default=1, help="likeliest classes shown of each (default: 1)")
+    predict.add_argument("--top", type=_count, default=1, help="likeliest classes shown of each (default: 1)")
     for command in (probe, predict):
         command.add_argument("--model", help="timm model of the encoder (default: encoder_options, or its name)")
         command.add_argument("--weights", type=Path, help="safetensors file of its weights (default: as above)")
@@ -99,11 +100,20 @@ def _hand_over(add: Callable[..., argparse.ArgumentParser]) -> None:
     export.add_argument("--out", type=Path, required=True, help="what to write; must not exist yet")
 
 
+def _count(text: str) -> int:
+    """A whole number from 1 on, of an option."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code (see ``clpdd.errors``; 130 after Ctrl-C)."""
     options = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("clpdd").setLevel(logging.INFO)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # where the locale lacks a character of a table, the table still shows
+        sys.stdout.reconfigure(errors="backslashreplace")
     before = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     try:
         if launched().size > 1:

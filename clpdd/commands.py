@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import logging
 import shlex
 import sys
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from .distributed import connect
 from .errors import DataError, SettingsError
+from .files import try_writing
 
 if TYPE_CHECKING:
     from .config import Settings
@@ -158,7 +160,9 @@ def _encoder(options: argparse.Namespace, settings: Settings, name: str) -> Enco
     from .config import EncoderOptions
     from .encoders import load_encoder, resolve_device
 
-    given = {key: value for key in ("model", "weights", "image_size") if (value := getattr(options, key)) is not None}
+    weights = None if options.weights is None else str(options.weights)
+    wanted = {"model": options.model, "weights": weights, "image_size": options.image_size}
+    given = {key: value for key, value in wanted.items() if value is not None}
     own = settings.encoder_options.get(name, EncoderOptions())
     if own.members is not None and given:
         option = "--" + next(iter(given)).replace("_", "-")
@@ -189,6 +193,7 @@ def probe(options: argparse.Namespace) -> None:
             f"the set was distilled with {name}, which joins {', '.join(joined)}, and {options.params} does not define "
             f"it: run where encoder_options does, or choose one by --encoder"
         )
+    try_writing(options.out)
     encoder = _encoder(options, settings, name)
     train_classifier(data, encoder, settings.evaluate, protocol=options.protocol, seed=settings.seed).save(options.out)
     log.info("classifier of %d classes: %s", data.classes, options.out)
@@ -200,16 +205,22 @@ def predict(options: argparse.Namespace) -> None:
     from .classifier import Classifier, classify_files, find_images
 
     files, classifier = find_images(options.images), Classifier.load(options.classifier)
-    encoder = _encoder(options, _settings(options), classifier.encoder["name"])
+    settings = _settings(options)
+    encoder = _encoder(options, settings, classifier.encoder["name"])
+    classifier.check(encoder)  # before a line is written
+    if isinstance(sys.stdout, io.TextIOWrapper):  # paths come out as the bytes they are, whatever the locale
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     writer, unread = csv.writer(sys.stdout, lineterminator="\n"), 0
-    columns = [f"{what}{rank}" for rank in range(1, options.top + 1) for what in ("class", "probability")]
+    top = min(options.top, len(classifier.class_names))
+    columns = [f"{what}{rank}" for rank in range(1, top + 1) for what in ("class", "probability")]
     writer.writerow(["path", *columns])
-    for found in classify_files(classifier, encoder, files, top=options.top):
+    for found in classify_files(classifier, encoder, files, top=top, max_pixels=settings.dataset.max_pixels):
         if found.problem is not None:
             unread += 1
             log.warning("%s", found.problem)
         pairs = zip(found.classes, found.probabilities, strict=True)
-        writer.writerow([found.path, *(value for name, share in pairs for value in (name, f"{share:.4f}"))])
+        values = [value for name, share in pairs for value in (name, f"{share:.4f}")]
+        writer.writerow([found.path, *(values or [""] * len(columns))])
     if unread:
         raise DataError(f"{unread} of {len(files)} files could not be read; the others are classified")
 
@@ -225,5 +236,6 @@ def pretrain(options: argparse.Namespace) -> None:
 
     from .pretrain import Recipe, load_images, pretrain
 
+    try_writing(options.out)
     images, labels = load_images(options.images)
     pretrain(images, labels, options.out, options.architecture, dataclasses.replace(Recipe(), epochs=options.epochs))

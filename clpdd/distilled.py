@@ -145,6 +145,11 @@ class DistilledSet:
     def load(cls, folder: Path | str) -> DistilledSet:
         """Read a set back: the same pixels, labels and record. Raises ``ArtifactError`` naming what is wrong."""
         folder = Path(folder)
+        if not (folder / "distilled.json").exists():
+            raise ArtifactError(
+                f"{folder} is no distilled dataset, it has no distilled.json: run the stage distill, or name a folder "
+                f"that it made"
+            )
         info = read_json(folder / "distilled.json")
         if not isinstance(info, dict) or info.get("format") != FORMAT:
             raise ArtifactError(

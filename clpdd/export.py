@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +14,15 @@ from safetensors.torch import save
 
 from .distilled import DistilledSet, png_bytes
 from .errors import ArtifactError, ResourceError
-from .files import canonical_json, read_json, write_bytes, write_json
+from .files import canonical_json, explain_os_errors, flush, read_json, staged, write_bytes, write_json
 
 __all__ = ["FORMATS", "export"]
 
 
 def export(source: Path | str, form: str, target: Path | str) -> Path:
-    """Write the distilled set in folder ``source`` to ``target`` in one of ``FORMATS``; the same set, the same bytes.
+    """Write the distilled set in folder ``source`` to ``target`` in one of ``FORMATS``, whole or not at all.
+
+    The same set gives the same bytes.
 
     - ``huggingface``: a folder with ``data.parquet`` and a card (``datasets.load_dataset(target)``);
     - ``folder``: ``CLASS/000.png`` (torchvision's ``ImageFolder``), and ``classes.json`` beside the class folders;
@@ -31,7 +34,7 @@ def export(source: Path | str, form: str, target: Path | str) -> Path:
 
     Raises:
         ArtifactError: ``source`` is no distilled set, or holds no images (method ``full``).
-        ResourceError: ``target`` exists already.
+        ResourceError: ``target`` exists already, or cannot be written.
     """
     source, target = Path(source), Path(target)
     data = DistilledSet.load(source)
@@ -39,7 +42,10 @@ def export(source: Path | str, form: str, target: Path | str) -> Path:
         raise ArtifactError(f"{source} stands for all training images and holds none: there is nothing to export")
     if target.exists():
         raise ResourceError(f"{target} exists already: choose another place, or remove it first")
-    FORMATS[form](data, source, target)
+    with explain_os_errors("write", target), staged(target) as staging:
+        FORMATS[form](data, source, staging)
+        os.replace(staging, target)
+        flush(target.parent)
     return target
 
 

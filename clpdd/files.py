@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,9 @@ __all__ = [
     "sha256_bytes",
     "sha256_file",
     "sha256_tree",
+    "staged",
     "sweep",
+    "try_writing",
     "write_bytes",
     "write_json",
 ]
@@ -148,6 +151,16 @@ def write_bytes(path: Path | str, data: bytes) -> None:
         flush(path.parent)
 
 
+def try_writing(path: Path) -> None:
+    """Raise ``ResourceError`` where ``write_bytes`` to ``path`` would: before the work whose result goes there."""
+    with explain_os_errors("write", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+
+
 def write_json(path: Path | str, value: Any) -> None:
     """Write ``value`` as canonical JSON, atomically."""
     write_bytes(path, canonical_json(value).encode())
@@ -185,6 +198,19 @@ def sweep(folder: Path) -> None:
         owner = leftover.name.removeprefix(_TEMPORARY).split("-")[0]
         if owner.isdigit() and not _alive(int(owner)):
             remove(leftover)
+
+
+@contextlib.contextmanager
+def staged(target: Path) -> Iterator[Path]:
+    """A private name beside ``target``, to be renamed to it; gone afterwards, as are those of killed processes."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sweep(target.parent)
+    staging = target.parent / f"{_TEMPORARY}{os.getpid()}-{target.name}"
+    remove(staging)
+    try:
+        yield staging
+    finally:
+        remove(staging)
 
 
 def _alive(process: int) -> bool:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from . import models  # noqa: F401  (registers our architectures with timm)
 from .datasets import decode_image
+from .encoders import architecture_of
 from .errors import DataError
 from .files import write_bytes
 
@@ -109,7 +110,9 @@ def pretrain(
 
     Raises:
         DataError: fewer images than one batch, or labels that leave a class empty.
+        SettingsError: an unknown architecture.
     """
+    architecture_of(architecture, None, "architecture")
     recipe = recipe or Recipe()
     classes = int(labels.max()) + 1
     if len(images) < recipe.batch_size or len(labels.unique()) != classes:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import os
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+import clpdd.models
 from clpdd.classifier import Classifier, classify_files, find_images, train_classifier
 from clpdd.cli import main
 from clpdd.config import AugmentSettings, DistillSettings, EvaluateSettings
@@ -18,7 +23,7 @@ from clpdd.datasets import Index
 from clpdd.distill import distill
 from clpdd.distilled import DistilledSet
 from clpdd.encoders import encode
-from clpdd.errors import ArtifactError, DataError, SettingsError
+from clpdd.errors import ArtifactError, DataError, ResourceError, SettingsError
 from clpdd.features import FeatureStore
 
 from .conftest import World
@@ -129,6 +134,17 @@ def test_refusals(world: World, data: DistilledSet, classifier: Classifier, tmp_
             Classifier.load(tmp_path / "bad.safetensors")
     with pytest.raises(ArtifactError, match="does not exist"):
         Classifier.load(tmp_path / "gone.safetensors")
+    with pytest.raises(ArtifactError, match="is no file"):
+        Classifier.load(tmp_path)
+    with pytest.raises(SettingsError, match="top is 0"):
+        list(classify_files(classifier, world.encoder, [tmp_path / "x.png"], top=0))
+
+
+def test_a_named_pipe_is_refused_rather_than_waited_for(world: World, classifier: Classifier, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (found,) = classify_files(classifier, world.encoder, [tmp_path / "pipe.png"])
+    assert found.problem is not None
+    assert "pipe.png: the image is no regular file" in found.problem
 
 
 def test_the_commands_lead_from_a_distilled_set_to_predictions(
@@ -155,3 +171,75 @@ def test_the_commands_lead_from_a_distilled_set_to_predictions(
     assert "1 of 11 files could not be read" in told.err
     assert main(["predict", "probe.safetensors", "nowhere"]) == DataError.exit_code
     assert main(["probe", "nowhere", "--out", "x"]) == ArtifactError.exit_code
+
+
+@pytest.fixture(scope="module")
+def saved(classifier: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("saved") / "probe.safetensors"
+    classifier.save(path)
+    return path
+
+
+def test_every_row_of_the_predictions_has_every_column(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 8)).save("good.png")
+    Path("bad.png").touch()
+    assert main(["predict", str(saved), "good.png", "bad.png", "--top", "99"]) == DataError.exit_code
+    rows = list(csv.reader(capsys.readouterr().out.splitlines()))
+    assert [len(row) for row in rows] == [21, 21, 21]  # of ten classes
+    assert rows[2] == ["bad.png", *[""] * 20]
+
+
+def test_nothing_is_written_before_the_encoder_is_known_to_fit(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 8)).save("good.png")
+    assert main(["predict", str(saved), "good.png", "--image-size", "32"]) == ArtifactError.exit_code
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("top", ["0", "-3", "x", "1.5"])
+def test_counts_that_are_none_are_refused_as_arguments(saved: Path, top: str) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["predict", str(saved), "good.png", f"--top={top}"])
+    assert left.value.code == 2
+
+
+def test_paths_come_out_as_the_bytes_they_are_whatever_the_locale(saved: Path, tmp_path: Path) -> None:
+    name = b"m\xf6we \xe2\x98\x83.png"  # Latin-1 and UTF-8 in one: no locale reads it
+    Image.new("RGB", (8, 8)).save(tmp_path / "good.png")
+    os.rename(tmp_path / "good.png", os.fsencode(tmp_path) + b"/" + name)
+    (tmp_path / "params.yaml").write_text("dataset: {max_pixels: 10}")
+    command = [sys.executable, "-m", "clpdd.cli", "predict", str(saved), "."]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii:strict"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
+    assert done.stdout.splitlines()[1:] == [name + b",,"]
+    assert b"64 pixels" not in done.stderr
+    assert b"8 x 8 pixels, more than dataset.max_pixels allows (10)" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_weights_named_on_the_line_are_taken_without_a_word(
+    data: DistilledSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data.save("set")
+    weights = Path(clpdd.models.__file__).parent / "weights" / "clpdd_resnet14.tin100.safetensors"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        line = ["probe", "set", "--out", "out.safetensors", "--protocol", "closed_form", "--weights", str(weights)]
+        assert main(line) == 0
+    assert main(["predict", "out.safetensors", "set/images"]) == 0
+
+
+def test_where_the_classifier_cannot_go_is_told_before_it_is_trained(
+    data: DistilledSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("clpdd.classifier.train_classifier", None)
+    data.save(tmp_path / "set")
+    for out in (tmp_path, tmp_path / "set" / "data.parquet" / "x"):
+        assert main(["probe", str(tmp_path / "set"), "--out", str(out)]) == ResourceError.exit_code
+    assert "a folder stands where a file is needed" in capsys.readouterr().err

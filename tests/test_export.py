@@ -79,6 +79,31 @@ def test_the_same_set_gives_the_same_bytes_and_nothing_is_overwritten(source: Pa
         export(source, form, one)
 
 
+@pytest.mark.parametrize("form", FORMATS)
+def test_what_fails_in_the_middle_leaves_nothing(
+    source: Path, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(data: DistilledSet, source: Path, staging: Path) -> None:
+        write_whole(data, source, staging)
+        raise KeyboardInterrupt
+
+    write_whole = FORMATS[form]
+    monkeypatch.setitem(FORMATS, form, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export(source, form, tmp_path / "out" / "it")
+    assert not list((tmp_path / "out").iterdir())
+    monkeypatch.undo()
+    (tmp_path / "out" / ".clpdd-tmp-999999999-it").mkdir()  # of a run that was killed
+    assert [path.name for path in (export(source, form, tmp_path / "out" / "it").parent).iterdir()] == ["it"]
+    with pytest.raises(ResourceError, match="out/it/below"):
+        export(source, form, source / "data.parquet" / "out" / "it" / "below")
+
+
+def test_a_folder_that_is_no_set_is_named_as_such(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="is no distilled dataset"):
+        export(tmp_path, "folder", tmp_path / "out")
+
+
 def test_what_holds_no_images_is_refused(tmp_path: Path) -> None:
     none = DistilledSet(
         torch.zeros(0, 3, 1, 1, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64), NAMES, {"method": "full"}

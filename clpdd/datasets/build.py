@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from PIL import Image
 
 from ..config import DatasetSettings, entry
 from ..errors import DataError
-from ..files import canonical_json, explain_os_errors, flush, remove, sha256_bytes
+from ..files import canonical_json, explain_os_errors, flush, remove, sha256_bytes, staged
 from ..layout import SPLITS
 from .check import check
 from .cifar import list_cifar
@@ -131,7 +130,8 @@ def _write(
     parts = _choose(source, settings, seed)
     duplicates = Duplicates(settings.duplicates)
     counts: dict[str, dict[str, int]] = {}
-    with explain_os_errors("write the index to", out), _staging(out) as staging:
+    with explain_os_errors("write the index to", out), staged(out) as staging:
+        staging.mkdir()
         for split in reversed(SPLITS):  # so that earlier splits know what the later ones hold
             given, rows = parts[split]
             metadata = {
@@ -262,32 +262,6 @@ def _count(labels: list[int], source: Source, split: str, bad: BadImages) -> dic
     elif len(empty := np.flatnonzero(counts == 0)):
         log.warning("%s lacks images of some classes (%d), e.g. %s", split, len(empty), source.class_names[empty[0]])
     return dict(zip(source.class_names, counts.tolist(), strict=True))
-
-
-@contextlib.contextmanager
-def _staging(out: Path) -> Iterator[Path]:
-    """A private folder beside ``out``, gone afterwards; those of killed runs are removed too."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in out.parent.glob(f".clpdd-tmp-*-{out.name}"):
-        owner = leftover.name.removeprefix(".clpdd-tmp-").split("-")[0]
-        if owner.isdigit() and (int(owner) == os.getpid() or not _alive(int(owner))):
-            remove(leftover)
-    staging = out.parent / f".clpdd-tmp-{os.getpid()}-{out.name}"
-    staging.mkdir()
-    try:
-        yield staging
-    finally:
-        remove(staging)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _publish(staging: Path, out: Path) -> None:
