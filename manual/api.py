@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import clpdd
-from clpdd.config.sections import Section
+from clpdd.config.domains import Section
 
 __all__ = ["api_reference"]
 

@@ -9,16 +9,14 @@ from .sections import (
     AugmentSettings,
     BenchmarkSettings,
     CacheSettings,
-    DatasetSettings,
     DistillSettings,
-    EncoderOptions,
     EvaluateSettings,
     KernelSettings,
     ReportSettings,
     RuntimeSettings,
-    SplitLimits,
 )
 from .settings import Settings
+from .sources import DatasetSettings, EncoderOptions, SplitLimits
 from .variants import BUILT_IN, Variant, resolve
 
 __all__ = [

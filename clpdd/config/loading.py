@@ -11,8 +11,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ..errors import SettingsError
-from .sections import EncoderOptions
 from .settings import Settings
+from .sources import EncoderOptions
 from .variants import Variant
 
 __all__ = ["load_settings", "parse_settings"]

@@ -1,50 +1,26 @@
-"""The sections of ``params.yaml`` as typed, immutable settings."""
+"""The stages' sections of ``params.yaml`` as typed, immutable settings."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from ..errors import SettingsError
-from .catalogue import PLACED_BY_SPLIT, entry
-from .known import KNOWN_ENCODERS, Features
+from .domains import Count, NonNegativeReal, PerClass, Positive, PositiveReal, Section, Share, once
 
 __all__ = [
     "AugmentSettings",
     "BenchmarkSettings",
     "CacheSettings",
-    "DatasetSettings",
     "DistillSettings",
-    "EncoderOptions",
     "EvaluateSettings",
     "KernelSettings",
     "ReportSettings",
     "RuntimeSettings",
-    "Section",
-    "SplitLimits",
-    "once",
 ]
-
-Positive = Annotated[int, Field(ge=1, le=2**31)]
-Count = Annotated[int, Field(ge=0, le=2**31)]
-Share = Annotated[float, Field(ge=0, le=1)]
-OpenShare = Annotated[float, Field(gt=0, lt=1)]
-PositiveReal = Annotated[float, Field(gt=0)]
-NonNegativeReal = Annotated[float, Field(ge=0)]
-PerClass = Annotated[int, Field(ge=1, le=10_000)]
-Paths = str | list[str] | None
 
 
 def _has_default(counts: dict[str, int]) -> dict[str, int]:
@@ -70,116 +46,6 @@ Ablation = Literal[
     "initialisation",
     "centring",
 ]
-
-
-class Section(BaseModel):
-    """A part of the settings: unknown keys, wrong types, NaN and infinity are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class SplitLimits(Section):
-    """Images per class kept of each split; ``None`` keeps all."""
-
-    train: Positive | None = None
-    validation: Positive | None = None
-    test: Positive | None = None
-
-
-class DatasetSettings(Section):
-    """Which labelled images, and how they are split."""
-
-    name: str = "digits"
-    title: Annotated[str, Field(min_length=1, max_length=80)] | None = None
-    root: str | None = None
-    download: bool = False
-    train: Paths = None
-    validation: Paths = None
-    test: Paths = None
-    image_column: str = "image"
-    label_column: str = "label"
-    group_column: str | None = None
-    class_names: list[str] | None = None
-    validation_fraction: OpenShare = 0.1
-    test_fraction: OpenShare = 0.2
-    max_per_class: SplitLimits = SplitLimits()
-    bad_images: Literal["error", "skip"] = "error"
-    duplicates: Literal["error", "drop", "allow"] = "error"
-    store: Literal["auto", "bytes", "paths"] = "auto"
-    max_pixels: Positive = 50_000_000
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        entry(name)
-        return name
-
-    @model_validator(mode="after")
-    def _sources(self) -> Self:
-        layout = entry(self.name).layout
-        given = [name for name in ("train", "validation", "test") if getattr(self, name) is not None]
-        by_split = layout in PLACED_BY_SPLIT
-        if given and not by_split:
-            raise ValueError(f"{given[0]} is for the datasets parquet and folder; {self.name} brings its own images")
-        if by_split and self.train is None:
-            raise ValueError(f"train is needed by the dataset {self.name}: give the path of the training images")
-        if self.root is not None and (by_split or layout == "digits"):
-            raise ValueError(f"root is not for the dataset {self.name}{': use train' if by_split else ''}")
-        if self.root is None and not by_split and layout not in ("digits", "hf"):
-            raise ValueError(f"root is needed by the dataset {self.name}: give the folder its files lie in")
-        if self.download and layout != "torchvision":
-            raise ValueError(f"download is for datasets of torchvision; fetch {self.name} yourself and set root")
-        if self.group_column is not None and layout not in ("parquet", "hf"):
-            raise ValueError(f"group_column is for the datasets parquet and hf:NAME, not for {self.name}")
-        if self.validation_fraction + self.test_fraction >= 1:
-            raise ValueError("validation_fraction + test_fraction must be below 1, or nothing is left to train on")
-        if self.class_names is not None and len(set(self.class_names)) != len(self.class_names):
-            raise ValueError("class_names holds a name twice")
-        return self
-
-
-class EncoderOptions(Section):
-    """How to build one encoder; whatever is ``None`` comes from timm's own configuration of the model."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)  # the reference of the settings shows them
-
-    model: str | None = None
-    """timm model name, or ``hf-hub:OWNER/NAME``; null takes the encoder's name"""
-    weights: str | None = None
-    """local safetensors file; null takes the model's pre-trained weights"""
-    image_size: Annotated[int, Field(ge=8, le=4096)] | None = None
-    """side of the input in pixels; null takes the model's own, ViTs resize their position embeddings"""
-    features: Features = "default"
-    """what of a ViT's output: what the model itself gives, its class token, its mean patch token, or both joined"""
-    members: Annotated[dict[str, PositiveReal], Field(min_length=2)] | None = None
-    """several encoders as one: two or more names, each with its weight in the loss; nothing else stands beside it"""
-
-    @model_validator(mode="after")
-    def _joint_alone(self) -> Self:
-        given = [name for name in ("model", "weights", "image_size") if getattr(self, name) is not None]
-        given += ["features"] if self.features != "default" else []
-        if self.members is not None and given:
-            raise ValueError(
-                f"{given[0]} is for a single encoder, and members makes a joint one: give it to the member that it is "
-                f"meant for, under its own name in encoder_options"
-            )
-        return self
-
-    def completed(self, name: str) -> EncoderOptions:
-        """With what a short name of ``KNOWN_ENCODERS`` stands for, where it does and these options name no model.
-
-        Raises ``SettingsError`` for an encoder whose weights must be brought and are not.
-        """
-        known = KNOWN_ENCODERS.get(name)
-        if known is None or self.model is not None or self.members is not None:
-            return self
-        if known.own_weights and self.weights is None:
-            raise SettingsError(
-                f"encoder_options.{name}.weights is needed: {known.model}, which {name} is built as, has other weights "
-                f"({known.note}); give a safetensors file"
-            )
-        own = {"model": known.model, "image_size": known.image_size, "features": known.features}
-        return EncoderOptions.model_validate(own | self.model_dump(exclude_unset=True, exclude_none=True))
 
 
 class CacheSettings(Section):
@@ -294,13 +160,6 @@ class DistillSettings(Section):
         return ipc["default"] * classes + sum(
             count - ipc["default"] for name, count in ipc.items() if name != "default"
         )
-
-
-def once(names: list[Any]) -> list[Any]:
-    """``names``, or ``ValueError`` when one stands twice."""
-    if len(set(names)) != len(names):
-        raise ValueError(f"holds a name twice: {', '.join(map(str, names))}")
-    return names
 
 
 class EvaluateSettings(Section):

@@ -8,19 +8,17 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from .domains import Section, once
 from .sections import (
     BenchmarkSettings,
     CacheSettings,
-    DatasetSettings,
     DistillSettings,
-    EncoderOptions,
     EvaluateSettings,
     KernelSettings,
     ReportSettings,
     RuntimeSettings,
-    Section,
-    once,
 )
+from .sources import DatasetSettings, EncoderOptions
 from .variants import BUILT_IN, METHODS, OPTIMISING, Variant, resolve
 
 __all__ = ["Settings"]

@@ -13,7 +13,8 @@ from pydantic import Field, create_model
 from pydantic.fields import FieldInfo
 
 from ..errors import SettingsError
-from .sections import DistillSettings, Section
+from .domains import Section
+from .sections import DistillSettings
 
 __all__ = ["BUILT_IN", "METHODS", "OPTIMISING", "Variant", "resolve"]
 
