@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import timm
 import torch
 import torch.nn.functional as F
@@ -26,7 +25,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from . import models  # noqa: F401  (registers our architectures with timm)
+from .config import DatasetSettings
 from .datasets import decode_image
+from .datasets.decode import Undecodable
+from .datasets.parquet import expand, list_tables
 from .encoders import architecture_of
 from .errors import DataError
 from .files import write_bytes
@@ -156,15 +158,18 @@ def _save(model: nn.Module, out: Path) -> None:
 
 
 def load_images(files: list[str], size: int = 64) -> tuple[Tensor, Tensor]:
-    """Images ``(N, 3, size, size)`` uint8 and labels ``(N,)`` of Parquet files in Hugging Face layout."""
-    arrays: list[np.ndarray] = []
-    labels: list[int] = []
-    for file in files:
-        table = pq.read_table(file, columns=["image", "label"])
-        for image, label in zip(table["image"], table["label"], strict=True):
-            decoded = decode_image(image["bytes"].as_py(), 50_000_000, f"{file} row {len(labels)}")
-            if decoded.size != (size, size):
-                decoded = decoded.resize((size, size), Image.Resampling.BICUBIC)
-            arrays.append(np.asarray(decoded))
-            labels.append(label.as_py())
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)
+    """Images ``(N, 3, size, size)`` uint8 and labels ``(N,)`` of Parquet files in Hugging Face layout.
+
+    Raises ``DataError`` for files, labels or images that cannot be read.
+    """
+    tables = {"train": expand(files, Path("."), "--images")}
+    listing = list_tables(tables, DatasetSettings(name="parquet", train=files)).listings["train"]
+    arrays = []
+    for row, data in enumerate(listing.read(range(len(listing.labels)))):
+        if isinstance(data, Undecodable):
+            raise DataError(f"{listing.where(row)}: the image {data}")
+        decoded = decode_image(data, 50_000_000, listing.where(row))
+        if decoded.size != (size, size):
+            decoded = decoded.resize((size, size), Image.Resampling.BICUBIC)
+        arrays.append(np.asarray(decoded))
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(listing.labels)
