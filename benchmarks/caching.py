@@ -11,8 +11,9 @@ import torch
 
 from clpdd.config import CacheSettings
 from clpdd.datasets import index_arrays
-from clpdd.encoders import Encoder, encode
+from clpdd.encoders import Encoder
 from clpdd.features import cache_features
+from clpdd.precision import encode
 
 from .clock import seconds
 from .table import Section
@@ -41,7 +42,7 @@ def _rates(encoder: Encoder, count: int) -> tuple[float, float]:
     pixels = torch.randint(256, (settings.batch_size, 3, encoder.size, encoder.size), dtype=torch.uint8)
 
     def bare() -> float:
-        (spent,) = seconds([lambda: encode(encoder, pixels, len(pixels))], encoder.mean.device, 5)
+        (spent,) = seconds([lambda: encode(encoder, pixels, len(pixels), settings.precision)], encoder.mean.device, 5)
         return len(pixels) / spent
 
     rates: list[float] = []

@@ -17,9 +17,10 @@ from .config import EvaluateSettings
 from .datasets.decode import Undecodable, decode
 from .datasets.listing import max_file_bytes, read_file
 from .distilled import DistilledSet
-from .encoders import Encoder, encode
+from .encoders import Encoder
 from .errors import ArtifactError, DataError, SettingsError
 from .files import canonical_json, write_bytes
+from .precision import encode
 from .probe import fit_ridge, fit_sgd
 from .views import Stream, ViewBank, encode_clean, encode_views
 
@@ -100,7 +101,7 @@ def train_classifier(
     Args:
         data: the set; of a method with several draws the first one is used.
         encoder: any frozen encoder, also another than the set was distilled with.
-        settings: ``views``, ``augment``, ``epochs``, ``learning_rate``, ``ridge`` and ``encoder_batch`` are used.
+        settings: all but ``protocols``, ``seeds`` and ``random_draws`` are used.
         protocol: ``"sgd"`` or ``"closed_form"``, as in evaluation. The latter centres by the mean feature of the
             real images, which the set keeps for the encoder it was distilled with; with another one by the mean of the
             set's own views.
@@ -116,10 +117,16 @@ def train_classifier(
     views = max(1, settings.views)
     if settings.augment.active:
         bank = encode_views(
-            encoder, [chosen.images], [stream], range(views), settings.augment, settings.encoder_batch
+            encoder,
+            [chosen.images],
+            [stream],
+            range(views),
+            settings.augment,
+            settings.encoder_batch,
+            settings.precision,
         )  # (1, V, n, d)
     else:
-        bank = encode_clean(encoder, chosen.images[None], settings.encoder_batch)[:, None]
+        bank = encode_clean(encoder, chosen.images[None], settings.encoder_batch, settings.precision)[:, None]
     labels = chosen.targets[None]
     if protocol == "sgd":
         probes = fit_sgd(

@@ -18,7 +18,7 @@ from .features import FeatureStore
 from .files import sha256_tree
 from .kernels import Kernels
 from .methods import METHODS, Context, OnProgress, Snapshot
-from .precision import pass_through
+from .precision import pass_through, resolve_precision
 from .provenance import code_digest
 from .ranks import ALONE, Ranks
 from .shared_work import produce, shared
@@ -107,6 +107,7 @@ def distill(
             "encoder": encoder.digest,
         },
         device=encoder.mean.device.type,
+        precision=str(resolve_precision(settings.precision, encoder.mean.device)) if "precision" in relevant else None,
         code=code_digest("clpdd.distill"),
     )
     work = WorkFolder(work_root, "distill", f"{encoder.name}/{name}", parts, wait)

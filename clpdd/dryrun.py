@@ -15,7 +15,8 @@ from .config import KernelSettings, Settings
 from .config.variants import OPTIMISING
 from .cost import Cost, estimate, whole_pass
 from .datasets import index_arrays
-from .encoders import Encoder, encode, load_encoder, resolve_device
+from .encoders import Encoder, load_encoder, resolve_device
+from .precision import encode
 from .workspace import Workspace
 
 __all__ = ["Walk", "dry_run"]
@@ -106,9 +107,9 @@ def _speed(encoder: Encoder, macs: float) -> tuple[float, int]:
     """Images a second, and the batch: on a CPU as many as one image of a ViT-B takes, 64 on a device."""
     batch = max(1, min(64, int(17e9 / macs))) if encoder.mean.device.type == "cpu" else 64
     images = torch.rand(batch, 3, encoder.size, encoder.size)
-    encode(encoder, images)
+    encode(encoder, images, precision="auto")
     begun, passes = time.perf_counter(), 0
     while passes < 3 or (time.perf_counter() - begun < 0.5 and passes < 50):
-        encode(encoder, images).sum().item()
+        encode(encoder, images, precision="auto").sum().item()
         passes += 1
     return batch * passes / (time.perf_counter() - begun), batch

@@ -20,7 +20,7 @@ from .localweights import load_weights
 from .parts import WHOLE, Part
 from .resample import resize
 
-__all__ = ["Encoder", "architecture_of", "encode", "load_encoder", "resolve_device"]
+__all__ = ["Encoder", "architecture_of", "load_encoder", "resolve_device"]
 
 
 FEATURES = ("default", "class_token", "mean_patch", "both")
@@ -267,14 +267,3 @@ def _explain_build(architecture: str, image_size: int | None, error: Exception) 
         f"the pre-trained weights of {architecture!r} cannot be had ({said}). Without a connection, download the "
         f"model's .safetensors file elsewhere and set {remedy}"
     )
-
-
-@torch.no_grad()
-def encode(encoder: Encoder, images: Tensor, batch: int = 256) -> Tensor:
-    """Features ``(n, d)`` float32 of images ``(n, 3, h, w)``, uint8 or float in [0, 1], in batches, without a graph."""
-    device = encoder.mean.device
-    parts = []
-    for part in images.split(batch):
-        part = part.to(device)
-        parts.append(encoder(part.float() / 255 if part.dtype == torch.uint8 else part))
-    return torch.cat(parts) if parts else torch.empty(0, encoder.dim, device=device)

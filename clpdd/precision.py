@@ -11,7 +11,7 @@ from .encoders import Encoder
 from .errors import SettingsError
 from .memory import free_bytes
 
-__all__ = ["MAX_BATCH", "batch_that_fits", "encoder_call", "pass_through", "resolve_precision", "saved_bytes"]
+__all__ = ["MAX_BATCH", "batch_that_fits", "encode", "encoder_call", "pass_through", "resolve_precision", "saved_bytes"]
 
 MAX_BATCH = 1024
 """Views per pass that ``batch_that_fits`` never exceeds: more is no faster."""
@@ -57,6 +57,20 @@ def encoder_call(encoder: Encoder, precision: str = "auto", compile: bool = Fals
             ) from error
 
     return guarded if compile else call
+
+
+@torch.no_grad()
+def encode(encoder: Encoder, images: Tensor, batch: int = 256, precision: str = "float32") -> Tensor:
+    """Features ``(n, d)`` float32 of images ``(n, 3, h, w)``, uint8 or float in [0, 1], in batches, without a graph.
+
+    ``precision`` is that of the encoder, as in ``encoder_call``.
+    """
+    device, call = encoder.mean.device, encoder_call(encoder, precision)
+    parts = []
+    for part in images.split(batch):
+        part = part.to(device)
+        parts.append(call(part.float() / 255 if part.dtype == torch.uint8 else part))
+    return torch.cat(parts) if parts else torch.empty(0, encoder.dim, device=device)
 
 
 def pass_through(encoder: Encoder, precision: str = "auto") -> None:

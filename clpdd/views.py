@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .augment import Augmentation, augment
-from .encoders import Encoder, encode
+from .encoders import Encoder
+from .precision import encode
 from .seeding import generator
 
 __all__ = ["FreshViews", "Stream", "ViewBank", "encode_clean", "encode_views"]
@@ -31,9 +32,9 @@ class Stream:
         return generator(self.seed, "probe", self.index, self.draw, *path)
 
 
-def encode_clean(encoder: Encoder, images: Tensor, batch: int) -> Tensor:
+def encode_clean(encoder: Encoder, images: Tensor, batch: int, precision: str = "float32") -> Tensor:
     """Features ``(..., n, d)`` float32 of images ``(..., n, 3, s, s)`` uint8 as they are."""
-    return encode(encoder, images.flatten(0, -4), batch).view(*images.shape[:-3], encoder.dim)
+    return encode(encoder, images.flatten(0, -4), batch, precision).view(*images.shape[:-3], encoder.dim)
 
 
 def encode_views(
@@ -43,6 +44,7 @@ def encode_views(
     views: range,
     settings: Augmentation,
     batch: int,
+    precision: str = "float32",
     tick: Callable[[], object] = lambda: None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
@@ -53,6 +55,7 @@ def encode_views(
         views: numbers of the views. View ``v`` of a stream is the same whichever others are asked for with it.
         settings: the augmentation.
         batch: images per encoder pass.
+        precision: of the encoder.
         tick: called once a pass; it may raise to stop.
         dtype: how the features are kept.
 
@@ -68,7 +71,7 @@ def encode_views(
     def flush() -> None:
         nonlocal done
         if waiting:
-            made = encode(encoder, torch.cat(waiting), batch)
+            made = encode(encoder, torch.cat(waiting), batch, precision)
             bank[done : done + len(made)] = made
             done += len(made)
             waiting.clear()

@@ -22,9 +22,9 @@ from clpdd.config import AugmentSettings, DistillSettings, EvaluateSettings
 from clpdd.datasets import Index
 from clpdd.distill import distill
 from clpdd.distilled import DistilledSet
-from clpdd.encoders import encode
 from clpdd.errors import ArtifactError, DataError, ResourceError, SettingsError
 from clpdd.features import FeatureStore
+from clpdd.precision import encode
 
 from .conftest import World
 

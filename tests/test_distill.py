@@ -18,12 +18,12 @@ from clpdd.config import AugmentSettings, DistillSettings
 from clpdd.datasets import Index
 from clpdd.distill import distill
 from clpdd.distilled import DistilledSet
-from clpdd.encoders import encode
 from clpdd.errors import ArtifactError, BusyError, NumericalError, SettingsError
 from clpdd.features import FeatureStore
 from clpdd.files import sha256_tree
 from clpdd.kernels import Kernels
 from clpdd.methods import Snapshot, problem
+from clpdd.precision import encode
 from clpdd.resident import RealFeatures
 from clpdd.state import ImageState
 

@@ -21,10 +21,11 @@ from torchvision import transforms as tv
 
 from clpdd.config import KNOWN_ENCODERS, EncoderOptions, parse_settings
 from clpdd.decoding import Preprocess
-from clpdd.encoders import Encoder, encode, load_encoder
+from clpdd.encoders import Encoder, load_encoder
 from clpdd.errors import ArtifactError, ResourceError, SettingsError
 from clpdd.localweights import load_weights
 from clpdd.models import default_cfgs
+from clpdd.precision import encode
 
 
 def picture(width: int, height: int) -> Image.Image:

@@ -25,10 +25,11 @@ from safetensors.torch import load_file, save_file
 
 from clpdd.config import CacheSettings
 from clpdd.datasets import Index, index_arrays
-from clpdd.encoders import Encoder, encode, load_encoder
+from clpdd.encoders import Encoder, load_encoder
 from clpdd.errors import ArtifactError, NumericalError, ResourceError
 from clpdd.features import FeatureStore, cache_features
 from clpdd.files import sha256_tree
+from clpdd.precision import encode
 from flows.dvc import Stage, forget
 
 ROWS = 150
@@ -129,6 +130,19 @@ def test_float16_differs_by_its_rounding_alone(index: Path, encoder: Encoder, fi
     assert half.dtype == "float16"
     assert torch.equal(half.features(torch.float16), exact.features().half())
     assert half.digest != exact.digest
+
+
+def test_the_encoder_works_in_the_precision_asked_for(
+    index: Path, encoder: Encoder, finished: Path, tmp_path: Path
+) -> None:
+    rough = SMALL.model_copy(update={"precision": "bfloat16"})
+    found = cache_features(index, encoder, rough, tmp_path / "rough.zarr", tmp_path).features()
+    exact = FeatureStore.open(finished).features()
+    error = (found - exact).norm() / exact.norm()
+    assert 1e-4 < error < 0.03
+    opened = Index.open(index)
+    images = torch.stack([encoder.transform(opened.image(row)) for row in range(len(opened))])
+    torch.testing.assert_close(found, encode(encoder, images, precision="bfloat16"), rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 8, 32, 100, ROWS, 10_000])

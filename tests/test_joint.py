@@ -22,7 +22,7 @@ from clpdd.cost import encoder_pass, whole_pass
 from clpdd.datasets import Index
 from clpdd.distilled import DistilledSet
 from clpdd.dryrun import dry_run
-from clpdd.encoders import Encoder, encode, load_encoder
+from clpdd.encoders import Encoder, load_encoder
 from clpdd.errors import SettingsError
 from clpdd.features import FeatureStore, cache_features
 from clpdd.files import read_json
@@ -35,6 +35,7 @@ from clpdd.methods.lgm import GradientMatch
 from clpdd.methods.problem import FeatureProblem
 from clpdd.methods.real import Neighbor
 from clpdd.parts import WHOLE, parts_of
+from clpdd.precision import encode
 from clpdd.probe import fit_ridge, score
 from clpdd.seeding import generator
 

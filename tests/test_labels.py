@@ -19,7 +19,6 @@ from clpdd.config import AugmentSettings, DistillSettings, EvaluateSettings
 from clpdd.datasets import Index
 from clpdd.distill import distill
 from clpdd.distilled import DistilledSet
-from clpdd.encoders import encode
 from clpdd.errors import ArtifactError, SettingsError
 from clpdd.export import export
 from clpdd.features import FeatureStore
@@ -29,6 +28,7 @@ from clpdd.labels import Targets, mean_predictions
 from clpdd.methods import Snapshot
 from clpdd.methods.clp import ClosedFormProbe
 from clpdd.methods.lgm import GradientMatch
+from clpdd.precision import encode
 
 from .conftest import World
 from .pixels import gradient

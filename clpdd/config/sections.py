@@ -34,6 +34,7 @@ PerClasses = Annotated[
     Annotated[PerClass, Tag("[one]")] | Annotated[dict[str, PerClass], AfterValidator(_has_default), Tag("[each]")],
     Discriminator(lambda value: "[each]" if isinstance(value, Mapping) else "[one]"),
 ]
+Precision = Literal["auto", "float32", "bfloat16"]
 Protocol = Literal["sgd", "closed_form"]
 Ablation = Literal[
     "objective",
@@ -52,6 +53,7 @@ class CacheSettings(Section):
     """Encoding of the real images into Zarr."""
 
     dtype: Literal["float16", "float32"] = "float16"
+    precision: Precision = "auto"
     batch_size: Positive = 64
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
     chunk_rows: Positive = 512
@@ -125,7 +127,7 @@ class DistillSettings(Section):
     initialisation: Literal["centroid", "noise", "zero"] = "centroid"
     image_size: Annotated[int, Field(ge=8, le=4096)] | None = None
     encoder_batch: Positive | None = None
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
     compile: bool = False
     neighbor_of: Literal["clp", "lgm"] = "clp"
     keep: Literal["best", "last"] = "best"
@@ -174,6 +176,7 @@ class EvaluateSettings(Section):
     augment: AugmentSettings = AugmentSettings()
     ridge: PositiveReal = 1.0
     encoder_batch: Positive = 256
+    precision: Precision = "auto"
 
 
 class BenchmarkSettings(Section):

@@ -88,6 +88,7 @@ class Subject:
             which,
             settings.augment,
             settings.encoder_batch,
+            settings.precision,
             tick=self.tick,
             dtype=self._kept_as,
         )
@@ -172,7 +173,7 @@ def _closed_form(subject: Subject, views: str) -> Outcome:
         probe = Probes(kernels.weights[None].to(device), kernels.bias[None].to(device))
         return probe, [Stream(subject.seed, 0)], {"ridge": kernels.ridge}
     if views == "clean":
-        Z = encode_clean(bench.encoder, subject.images, settings.encoder_batch)  # (D, n, d)
+        Z = encode_clean(bench.encoder, subject.images, settings.encoder_batch, settings.precision)  # (D, n, d)
         streams = [Stream(subject.seed, 0, draw) for draw in range(len(Z))]
         probes = fit_ridge(Z, subject.targets, bench.classes, bench.kernels.mean, settings.ridge, bench.encoder.parts)
         return probes, streams, {}

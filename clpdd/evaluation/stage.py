@@ -16,6 +16,7 @@ from ..distilled import DistilledSet
 from ..encoders import Encoder
 from ..errors import ArtifactError, Preempted, SettingsError
 from ..files import explain_memory_errors, sha256_bytes, sha256_tree, write_bytes, write_json
+from ..precision import resolve_precision
 from ..preemption import StopRequest
 from ..provenance import code_digest
 from ..work import WorkFolder, fingerprint
@@ -147,6 +148,7 @@ class _Job:
             inputs=inputs,
             code=code_digest("clpdd.evaluation"),
             device=bench.encoder.mean.device.type,
+            precision=None if self.full else str(resolve_precision(self.settings.precision, bench.encoder.mean.device)),
         )
         return WorkFolder(root, "evaluate", item, parts, wait)
 

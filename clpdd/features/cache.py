@@ -26,7 +26,7 @@ from zarr.codecs import Crc32cCodec
 from ..datasets import Index
 from ..decoding import Batch, Preprocess, available_cores, choose_workers, decode_batches, decode_rows
 from ..deterministic import deterministic
-from ..encoders import Encoder, encode
+from ..encoders import Encoder
 from ..errors import DataError, NumericalError
 from ..files import (
     explain_memory_errors,
@@ -35,6 +35,7 @@ from ..files import (
     sha256_file,
     write_json,
 )
+from ..precision import encode, resolve_precision
 from ..provenance import code_digest
 from ..ranks import ALONE, Ranks
 from ..shared_work import produce, shared
@@ -99,6 +100,7 @@ def cache_features(
         index=index.digest,
         encoder=encoder.describe(),
         device=encoder.mean.device.type,
+        precision=str(resolve_precision(settings.precision, encoder.mean.device)),
         code=code_digest("clpdd.features"),
     )
     work = WorkFolder(work_root, "cache", f"{encoder.name}/{index.split}", parts, wait)
@@ -270,9 +272,9 @@ class _Job:
         device, images = self.encoder.mean.device, torch.from_numpy(pixels)
         with torch.inference_mode(), explain_memory_errors(self._out_of_memory):
             if device.type != "cuda":
-                return encode(self.encoder, images, batch=len(images)).cpu(), None
+                return encode(self.encoder, images, len(images), self.settings.precision).cpu(), None
             images = images.pin_memory().to(device, non_blocking=True)
-            features = encode(self.encoder, images, batch=len(images))
+            features = encode(self.encoder, images, len(images), self.settings.precision)
             fetched = torch.empty_like(features, device="cpu", pin_memory=True).copy_(features, non_blocking=True)
             event = torch.cuda.Event()
             event.record()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from ..distilled import DistilledSet
-from ..encoders import encode
 from ..errors import DataError
 from ..parts import directions
+from ..precision import encode
 from ..seeding import generator
 from .base import Context, nearest_rows, real_images
 
@@ -62,7 +62,7 @@ class Neighbor:
         assert context.source is not None
         made = context.source
         encoder, train = context.encoder, context.train
-        Z = encode(encoder, made.images, context.settings.encoder_batch or _ENCODED).cpu()
+        Z = encode(encoder, made.images, context.settings.encoder_batch or _ENCODED, context.settings.precision).cpu()
         Z, real = (directions(features, encoder.parts) for features in (Z, train.features()))
         similarity = Z @ real.T
         similarity[made.labels[:, None] != train.labels] = -torch.inf
