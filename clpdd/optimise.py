@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from .checkpoint import Checkpoint, load_latest, save_checkpoint
 from .distilled import DistilledSet, grid, png_bytes
@@ -26,6 +25,7 @@ from .errors import NumericalError, Preempted
 from .files import explain_memory_errors, sha256_bytes, sha256_file, write_bytes
 from .labels import Targets
 from .preemption import StopRequest
+from .progress import Progress
 from .spread import deal_state
 from .state import ImageState, StateChunk, state_home
 from .synthetic import Parameterisation, pyramid_resolutions
@@ -129,10 +129,9 @@ class _Loop:
     def run(self) -> None:
         total = self.settings.steps
         saved, saved_at = self.step, time.monotonic()
-        hide = None if self.ranks.first else True  # None: a bar on a terminal, nothing in a log
         with (
             StopRequest() as stop,
-            tqdm(total=total, initial=self.step, unit="step", desc="distill", disable=hide, dynamic_ncols=True) as bar,
+            Progress(total, "distill", "step", done=self.step, show=self.ranks.first) as bar,
         ):
             if self.step == 0:
                 self._preview()
@@ -143,8 +142,8 @@ class _Loop:
                 self.seconds += time.perf_counter() - begun
                 self._record()
                 self._snapshot()
+                bar.read(**self._readings())
                 bar.update()
-                bar.set_postfix(self._readings(), refresh=False)
                 late = time.monotonic() - saved_at >= self.settings.checkpoint_every_seconds
                 late = late or self.step - saved >= self.settings.checkpoint_every_steps
                 due, stopped = self.ranks.highest(late, signal.Signals[stop.name] if stop.name else 0)

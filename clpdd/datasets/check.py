@@ -10,16 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from ..files import sha256_bytes, write_bytes
+from ..progress import Progress
 from .decode import Undecodable, decode
 from .listing import Files, Labels, Listing
 
@@ -60,7 +59,7 @@ def check(
             changed since (``Listing.stamp``) or another Pillow decodes. ``None`` keeps nothing.
     """
     threads = min(_THREADS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads) as pool, tqdm(total=len(rows), desc=f"index {title}", disable=None) as bar:
+    with ThreadPoolExecutor(threads) as pool, Progress(len(rows), f"index {title}", "image") as bar:
         for start in range(0, len(rows), _CHUNK):
             chunk = rows[start : start + _CHUNK].tolist()
             key = None if partial is None else _key(listing, chunk, max_pixels)
@@ -106,7 +105,7 @@ def _results(pool: ThreadPoolExecutor, listing: Listing, rows: list[int], max_pi
         yield from pool.map(lambda data: _one(data, max_pixels), batch)
 
 
-def _collect(pool: ThreadPoolExecutor, listing: Listing, rows: list[int], max_pixels: int, bar: Any) -> Checks:
+def _collect(pool: ThreadPoolExecutor, listing: Listing, rows: list[int], max_pixels: int, bar: Progress) -> Checks:
     digests, sizes = np.zeros((len(rows), 32), np.uint8), np.zeros((len(rows), 2), np.int32)
     problems: dict[int, Undecodable] = {}
     results = _results(pool, listing, rows, max_pixels)

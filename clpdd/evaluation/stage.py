@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from ..config import EvaluateSettings
 from ..deterministic import deterministic
@@ -18,6 +17,7 @@ from ..errors import ArtifactError, Preempted, SettingsError
 from ..files import explain_memory_errors, sha256_bytes, sha256_tree, write_bytes, write_json
 from ..precision import resolve_precision
 from ..preemption import StopRequest
+from ..progress import Progress
 from ..provenance import code_digest
 from ..work import WorkFolder, fingerprint
 from .clocks import measured, read_record
@@ -162,7 +162,7 @@ class _Job:
 
 def _work_through(jobs: list[_Job], root: Path, wait: float) -> list[Result]:
     results = []
-    with StopRequest() as stop, tqdm(total=sum(len(j.variants) for j in jobs), disable=None, unit="probe set") as bar:
+    with StopRequest() as stop, Progress(sum(len(j.variants) for j in jobs), "evaluate", "probe set") as bar:
 
         def tick() -> None:
             if stop.name is not None:
@@ -173,7 +173,7 @@ def _work_through(jobs: list[_Job], root: Path, wait: float) -> list[Result]:
             with job.room(root, wait) as work:
                 for variant in job.variants:
                     tick()
-                    bar.set_description(f"{job.method} {variant}")
+                    bar.rename(f"{job.method} {variant}")
                     file = work.out / f"{variant}.json"
                     piece = read_piece(file)
                     if piece is None:

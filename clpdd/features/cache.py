@@ -20,7 +20,6 @@ import torch
 import zarr
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 from zarr.codecs import Crc32cCodec
 
 from ..datasets import Index
@@ -36,6 +35,7 @@ from ..files import (
     write_json,
 )
 from ..precision import encode, resolve_precision
+from ..progress import Progress
 from ..provenance import code_digest
 from ..ranks import ALONE, Ranks
 from ..shared_work import produce, shared
@@ -77,7 +77,7 @@ def cache_features(
         target: where to put the Zarr group; replaced when whole.
         work_root: root of the work folders, on the file system of ``target`` if possible (hard links).
         wait: seconds to wait for another run that does the same.
-        progress: show a progress bar where there is a terminal.
+        progress: say how far it is.
         measured: called on rank 0 with (images encoded in this run, seconds that took); not called when nothing was
             encoded.
         ranks: this process among those that call this with the same arguments; they share the unfinished shards. The
@@ -209,12 +209,12 @@ class _Job:
         with (
             decode_batches(self.index_path, preprocess, rest, workers) as decoded,
             ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
-            tqdm(
-                total=len(self.index) if self.ranks.size == 1 else count,
-                initial=len(self.index) - count if self.ranks.size == 1 else 0,
-                unit="image",
-                desc=f"{encoder.name} {self.index.split}",
-                disable=None if self.progress and self.ranks.first else True,
+            Progress(
+                len(self.index) if self.ranks.size == 1 else count,
+                f"{encoder.name} {self.index.split}",
+                "image",
+                done=len(self.index) - count if self.ranks.size == 1 else 0,
+                show=self.progress and self.ranks.first,
             ) as bar,
         ):
             writing: Future[None] | None = None

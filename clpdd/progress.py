@@ -1,0 +1,84 @@
+"""How far a stage is, told on stderr: a bar on a terminal, elsewhere a line now and then."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from tqdm import tqdm
+
+__all__ = ["Progress"]
+
+_FIRST, _LONGEST = 5.0, 60.0
+"""Seconds to the first line of a log, and between lines at most: each pause is twice as long as the one before."""
+
+
+class Progress:
+    """Counts what is done. Use as a context manager.
+
+    A log (a file, a pipe, a notebook's cell) gets nothing of what takes less than five seconds; then lines such as
+    ``distill: 120 of 600 steps, loss 0.5310, 00:12 left``, ever further apart, up to a minute.
+
+    Args:
+        total: how many there are, >= 0.
+        what: what is done.
+        unit: one of them, as ``"step"``.
+        done: how many are done already.
+        show: ``False`` says nothing.
+    """
+
+    def __init__(self, total: int, what: str, unit: str, done: int = 0, show: bool = True) -> None:
+        self.total, self.what, self.unit, self.done = total, what, unit, done
+        self.readings: dict[str, str] = {}
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            desc=what,
+            unit=unit,
+            dynamic_ncols=True,
+            disable=None if show else True,  # None: where stderr is no terminal
+        )
+        self._log = show and self._bar.disable
+        self._before, self._begun, self._pause, self._told = done, time.monotonic(), _FIRST, False
+        self._due = self._begun + self._pause
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+        if kind is None and self._told:
+            self._say()
+
+    def update(self, count: int = 1) -> None:
+        """So many more are done."""
+        self.done += count
+        self._bar.update(count)
+        if self._log and self.done < self.total and time.monotonic() >= self._due:
+            self._say()
+            self._told, self._pause = True, min(2 * self._pause, _LONGEST)
+            self._due = time.monotonic() + self._pause
+
+    def rename(self, what: str) -> None:
+        """Something else is done now."""
+        self.what = what
+        self._bar.set_description(what)
+
+    def read(self, **readings: str) -> None:
+        """Readings to show beside the count."""
+        self.readings = readings
+        self._bar.set_postfix(readings, refresh=False)
+
+    def _say(self) -> None:
+        seconds = time.monotonic() - self._begun
+        parts = [f"{self.done} of {self.total} {self.unit}s", *(f"{k} {v}" for k, v in self.readings.items())]
+        if self.done > self._before and self.done < self.total:
+            left = seconds / (self.done - self._before) * (self.total - self.done)
+            parts.append(f"{tqdm.format_interval(left)} left")
+        with contextlib.suppress(OSError, ValueError):  # a log that nobody takes any more must not stop the work
+            print(f"{self.what}: {', '.join(parts)}", file=sys.stderr, flush=True)

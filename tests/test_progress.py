@@ -1,0 +1,108 @@
+"""How far a stage is can be read in a log, and is not told where it would only be noise."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import sys
+from typing import Any
+
+import pytest
+
+from clpdd.config import AugmentSettings, DistillSettings
+from clpdd.distill import distill
+from clpdd.progress import Progress
+from flows.artifacts import read_progress
+
+from .conftest import World
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr("clpdd.progress.time.monotonic", lambda: self.now)
+
+
+def test_a_log_has_a_line_now_and_then_and_one_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock(monkeypatch)
+    with Progress(1000, "distill", "step") as progress:
+        for step in range(1000):
+            clock.now += 1
+            progress.read(loss=f"0.{step}")
+            progress.update()
+    lines = capsys.readouterr().err.splitlines()
+    counts = [int(line.split(" ")[1]) for line in lines]
+    assert counts[:5] == [5, 15, 35, 75, 135]
+    assert {b - a for a, b in itertools.pairwise(counts[4:-1])} == {60}  # no more often in a long run
+    assert lines[0] == "distill: 5 of 1000 steps, loss 0.4, 16:35 left"
+    assert lines[-1] == "distill: 1000 of 1000 steps, loss 0.999"
+    assert [read_progress(line) for line in lines] == [count / 10 for count in counts]  # Prefect's bar is fed by them
+
+
+def test_what_is_left_is_reckoned_from_what_this_run_did(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock(monkeypatch)
+    with Progress(100, "cache", "image", done=90) as progress:
+        clock.now += 10
+        progress.rename("cache test")
+        progress.update(2)
+    assert capsys.readouterr().err.splitlines()[0] == "cache test: 92 of 100 images, 00:40 left"
+
+
+def test_short_work_and_hidden_work_say_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock(monkeypatch)
+    with Progress(100, "index", "image") as short:
+        clock.now += 4.9
+        short.update(50)
+        clock.now += 100
+        short.update(50)
+    with Progress(100, "index", "image", show=False) as hidden:
+        clock.now += 100
+        hidden.update(50)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_terminal_has_a_bar_and_no_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    clock, terminal = Clock(monkeypatch), Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with Progress(10, "distill", "step") as progress:
+        clock.now += 100
+        progress.update(5)
+    assert "distill:  50%|" in terminal.getvalue()
+    assert "5 of 10" not in terminal.getvalue()
+
+
+def test_a_log_that_nobody_takes_does_not_stop_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    clock = Clock(monkeypatch)
+    monkeypatch.setattr(sys, "stderr", Gone())
+    with Progress(10, "distill", "step") as progress:
+        clock.now += 100
+        progress.update(5)
+    assert progress.done == 5
+
+
+def test_a_distillation_tells_its_steps_to_a_log(
+    world: World, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("clpdd.progress._FIRST", 0.0)
+    plain = AugmentSettings(flip=0.0, crop=False)
+    settings = DistillSettings(steps=3, augmentations=1, augment=plain, validate_every=1)
+    distill("clp", **world.inputs(tmp_path), settings=settings)  # type: ignore[arg-type]
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("distill: ")]
+    assert [read_progress(line) for line in lines] == [pytest.approx(100 / 3), pytest.approx(200 / 3), 100]
+    assert all(", loss " in line and ", val " in line for line in lines[1:])
