@@ -278,7 +278,7 @@ def test_duplicates_across_splits_are_an_error_by_default(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_dropped_duplicates_leave_the_earlier_split(tmp_path: Path) -> None:
+def test_dropped_duplicates_leave_the_earlier_split(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     paths = index_arrays(overlapping(), NAMES, tmp_path / "index", settings=DatasetSettings(duplicates="drop"))
     found = {split: Index.open(path) for split, path in paths.items()}
     assert {split: len(index) for split, index in found.items()} == {"train": 10, "validation": 11, "test": 12}
@@ -288,6 +288,7 @@ def test_dropped_duplicates_leave_the_earlier_split(tmp_path: Path) -> None:
     duplicates = read_json(tmp_path / "index/summary.json")["duplicates"]
     assert duplicates["across_splits"] == {"train": 2, "validation": 1, "test": 0}
     assert duplicates["within_split"] == {"train": 1, "validation": 0, "test": 0}
+    assert "because a later one has them too: 3" in caplog.text
 
 
 def test_allowed_duplicates_are_counted(tmp_path: Path) -> None:
@@ -305,17 +306,19 @@ def test_a_class_lost_to_duplicates_is_an_error(tmp_path: Path) -> None:
         index_arrays(given, NAMES, tmp_path / "index", settings=DatasetSettings(duplicates="drop"))
 
 
-def test_large_images_are_refused_or_skipped(tmp_path: Path) -> None:
+def test_large_images_are_refused_or_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     images = [Image.fromarray(picture) for picture in pictures(30)]
     images[7] = Image.new("RGB", (40, 40))
     limited = DatasetSettings(max_pixels=100)
     with pytest.raises(DataError, match=r"train, row 7: the image is 40 x 40 pixels.*bad_images: skip"):
         index_arrays({"train": (images, labels(30))}, NAMES, tmp_path / "index", settings=limited)
     skipping = limited.model_copy(update={"bad_images": "skip"})
+    caplog.clear()
     index_arrays({"train": (images, labels(30))}, NAMES, tmp_path / "index", settings=skipping)
     (skipped,) = read_json(tmp_path / "index/summary.json")["skipped"]
     assert skipped["id"] == "train-000007"
     assert "40 x 40" in skipped["reason"]
+    assert "left out as bad: 1, e.g. train-000007, which is 40 x 40 pixels" in caplog.text
 
 
 # -- reading back ------------------------------------------------------------------------------------------------------

@@ -60,6 +60,10 @@ def test_a_class_that_is_not_there_is_refused_with_near_names() -> None:
     settings = DistillSettings(images_per_class={"default": 1, "cta": 5})
     with pytest.raises(SettingsError, match=r"images_per_class names 'cta'.*near names: cat"):
         settings.per_class(["cat", "dog"])
+    with pytest.raises(SettingsError, match=r"classes are owl, emu$"):
+        settings.per_class(["owl", "emu"])
+    with pytest.raises(SettingsError, match=r"classes are 1, 2, 3, 4, 5, \.\.\.$"):
+        settings.per_class(list("123456"))
     assert settings.images(10) == 14
 
 

@@ -150,7 +150,8 @@ class DistillSettings(Section):
         for name in ipc:
             if name != "default" and name not in class_names:
                 near = difflib.get_close_matches(name, class_names, n=3)
-                hint = f"near names: {', '.join(near)}" if near else f"classes are {', '.join(class_names[:5])}, ..."
+                listed = ", ".join(class_names[:5]) + (", ..." if len(class_names) > 5 else "")
+                hint = f"near names: {', '.join(near)}" if near else f"classes are {listed}"
                 raise SettingsError(f"distill.images_per_class names {name!r}, which is no class of the data; {hint}")
         return [ipc.get(name, ipc["default"]) for name in class_names]
 

@@ -146,7 +146,7 @@ def _write(
             with IndexWriter(staging / f"{split}.parquet", split, metadata) as writer:
                 _fill(writer, listing, rows, digests, sizes, refer)
             counts[split] = _count(listing.labels[rows].tolist(), source, split, bad)
-        summary = {
+        summary: dict[str, Any] = {
             "dataset": settings.title or source.name,
             "class_names": source.class_names,
             "splits": {split: {"images": sum(c.values()), "classes": c} for split, c in counts.items()},
@@ -155,7 +155,25 @@ def _write(
         }
         (staging / "summary.json").write_text(canonical_json(summary), encoding="utf-8")
         _publish(staging, out)
+    _tell_left_out(summary["skipped"], settings, duplicates, out / "summary.json")
     return {split: out / f"{split}.parquet" for split in SPLITS}
+
+
+def _tell_left_out(
+    skipped: list[dict[str, str]], settings: DatasetSettings, duplicates: Duplicates, where: Path
+) -> None:
+    """What the settings leave out is said as well as listed: half a dataset must not go missing without a word."""
+    if skipped:
+        log.warning(
+            "left out as bad: %d, e.g. %s, which %s (%s lists them)",
+            len(skipped),
+            skipped[0]["id"],
+            skipped[0]["reason"],
+            where,
+        )
+    dropped = sum(duplicates.across.values()) if settings.duplicates == "drop" else 0
+    if dropped:
+        log.warning("left out of the earlier split, because a later one has them too: %d", dropped)
 
 
 def _refers(listing: Listing, settings: DatasetSettings) -> bool:
