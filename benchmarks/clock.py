@@ -10,7 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Stopwatch", "seconds", "synchronise"]
+from clpdd.files import is_memory_error
+
+__all__ = ["OUT_OF_MEMORY", "Stopwatch", "fits", "seconds", "synchronise"]
+
+OUT_OF_MEMORY = "out of memory"
+"""In the place of a reading."""
 
 
 def synchronise(device: torch.device) -> None:
@@ -31,6 +36,20 @@ def seconds(works: Sequence[Callable[[], object]], device: torch.device, repeats
             if repeat:
                 taken.append(time.perf_counter() - begun)
     return [statistics.median(taken) for taken in times]
+
+
+def fits(work: Callable[[], object], device: torch.device) -> bool:
+    """Whether there is memory for it."""
+    try:
+        work()
+    except (MemoryError, RuntimeError) as error:
+        if not is_memory_error(error):
+            raise
+    else:
+        return True
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return False
 
 
 class Stopwatch:

@@ -17,6 +17,7 @@ import torch
 from clpdd.state import state_bytes
 from clpdd.synthetic import pyramid_resolutions
 
+from .clock import OUT_OF_MEMORY, fits
 from .shape import SHAPES, Problem
 from .steps import take
 from .table import Section
@@ -37,18 +38,22 @@ def memory(shape: str, device: torch.device, counts: Sequence[int], limit: int) 
     for method, counted in (("clp", counts), ("lgm", [n for n in counts if n <= limit])):
         for count in counted:
             read = _in_a_process(shape, device, method, count)
+            if read is None:
+                section.add(method, count, OUT_OF_MEMORY, None, None)
+                continue
             rest = read["peak"] - (read["state"] if read["state_on_device"] else 0)
             section.add(method, count, read["peak"] / _MB, read["state"] / _MB, rest / _MB)
     section.notes.append("LGM with the graph of all its views, as published. Each row is one step in a fresh process.")
     return section
 
 
-def _in_a_process(shape: str, device: torch.device, method: str, count: int) -> dict[str, Any]:
+def _in_a_process(shape: str, device: torch.device, method: str, count: int) -> dict[str, Any] | None:
+    """What the process read; ``None`` where its memory did not suffice."""
     command = [sys.executable, "-m", "benchmarks.memory", shape, str(device), method, str(count)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} left with {done.returncode}: {done.stderr[-2000:]}")
-    read: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    read: dict[str, Any] | None = json.loads(done.stdout.splitlines()[-1])
     return read
 
 
@@ -63,7 +68,10 @@ def _main() -> None:
     shape = replace(SHAPES[options.shape], views=1, batch=_BATCH)
     shape = shape.with_images(options.images, classes=min(options.images, _CLASSES))
     problem = Problem(shape, device)
-    take(problem, 0, options.method, len(problem.labels) if options.method == "lgm" else None)
+    batch = len(problem.labels) if options.method == "lgm" else None
+    if not fits(lambda: take(problem, 0, options.method, batch), device):
+        print("null")
+        return
     home = problem.images.parameterisation.home
     print(
         json.dumps(

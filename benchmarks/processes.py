@@ -14,7 +14,9 @@ from pathlib import Path
 import torch
 
 import clpdd.models  # noqa: F401  (registers the shipped encoder's architecture)
+from clpdd.deterministic import deterministic
 from clpdd.distributed import connect
+from clpdd.precision import pass_through
 
 from .clock import seconds
 from .shape import SHAPES, Problem
@@ -84,7 +86,8 @@ def _main() -> None:
         device = ranks.device(torch.device(options.device))
         problem = Problem(SHAPES[options.shape].with_images(options.images), device, ranks=ranks)
         numbers = iter(range(1_000_000))
-        taken = seconds([lambda: take(problem, next(numbers)), problem.bare], device, options.repeats)
+        with deterministic(device, lambda: pass_through(problem.encoder)):
+            taken = seconds([lambda: take(problem, next(numbers)), problem.bare], device, options.repeats)
         if ranks.first:
             print(json.dumps(taken))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from clpdd.engine import Views, step
 from clpdd.state import ImageState, StateChunk
 
-from .clock import Stopwatch, seconds
+from .clock import OUT_OF_MEMORY, Stopwatch, fits, seconds
 from .shape import Problem, Shape
 from .table import Section
 
@@ -57,10 +57,14 @@ def methods(shape: Shape, problem: Problem, repeats: int) -> Section:
         "LGM, all views in one graph (as published)": lambda: take(problem, next(numbers), "lgm", everything),
         "LGM on this engine": lambda: take(problem, next(numbers), "lgm"),
     }
-    taken = dict(zip(runs, seconds(list(runs.values()), problem.device, repeats), strict=True))
+    fitting = {name: work for name, work in runs.items() if fits(work, problem.device)}
+    taken = dict(zip(fitting, seconds(list(fitting.values()), problem.device, repeats), strict=True))
     section = Section(f"Methods: {_name(shape)}", ["method", "milliseconds a step", "times CLP-DD"])
-    for name, spent in taken.items():
-        section.add(name, 1e3 * spent, spent / taken["CLP-DD"])
+    for name in runs:
+        if name in taken:
+            section.add(name, 1e3 * taken[name], taken[name] / taken["CLP-DD"])
+        else:
+            section.add(name, OUT_OF_MEMORY, None)
     section.notes.append("LGM's real images lie decoded in memory: its loading is not counted.")
     return section
 

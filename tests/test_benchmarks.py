@@ -8,10 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
+from torch import Tensor
 
-from benchmarks.clock import Stopwatch, seconds
-from benchmarks.steps import PARTS
+from benchmarks.clock import OUT_OF_MEMORY, Stopwatch, fits, seconds
+from benchmarks.shape import Problem, Shape
+from benchmarks.steps import PARTS, methods
 
 ROOT = Path(__file__).parent.parent
 
@@ -90,3 +93,25 @@ def test_seconds_are_medians_of_work_taken_in_turns() -> None:
     taken = seconds([lambda: order.append("a"), lambda: order.append("b")], torch.device("cpu"), 3)
     assert order == ["a", "b"] * 4
     assert len(taken) == 2
+
+
+def test_what_does_not_fit_is_told_and_the_rest_measured() -> None:
+    shape, cpu = Shape("test_vit", 160, 4, 2, real=50, outer=20, batch=4), torch.device("cpu")
+    problem = Problem(shape, cpu)
+    encode = problem.encode
+
+    def small(pixels: Tensor) -> Tensor:
+        if len(pixels) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return encode(pixels)
+
+    problem.encode = small
+    found = {row[0]: row[1] for row in methods(shape, problem, 1).rows}
+    assert [cell == OUT_OF_MEMORY for cell in found.values()] == [False, True, False]
+    assert fits(lambda: None, cpu)
+    with pytest.raises(RuntimeError, match="broken"):
+        fits(_broken, cpu)
+
+
+def _broken() -> None:
+    raise RuntimeError("broken")
