@@ -10,36 +10,34 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 import zarr
 from numpy.typing import NDArray
-from torch import Tensor
 from zarr.codecs import Crc32cCodec
 
 from ..datasets import Index
-from ..decoding import Batch, Preprocess, available_cores, choose_workers, decode_batches, decode_rows
+from ..decoding import Batch, available_cores, decode_batches
 from ..deterministic import deterministic
 from ..encoders import Encoder
-from ..errors import DataError, NumericalError
+from ..errors import DataError
 from ..files import (
-    explain_memory_errors,
     explain_os_errors,
     remove,
     sha256_file,
     write_json,
 )
-from ..precision import encode, resolve_precision
+from ..precision import resolve_precision
 from ..progress import Progress
 from ..provenance import code_digest
 from ..ranks import ALONE, Ranks
 from ..shared_work import produce, shared
 from ..work import WorkFolder, fingerprint
+from .batches import BatchEncoder
 from .proof import Proven, sync
 from .store import FORMAT, GROUP, FeatureStore, content_digest, seal
 
@@ -197,31 +195,30 @@ class _Job:
     def _encode(self, array: zarr.Array[Any], todo: list[int]) -> None:
         if not todo:
             return
-        encoder = self.encoder
-        preprocess = Preprocess(encoder.resized, encoder.size, encoder.interpolation, encoder.squash)
+        encoder = BatchEncoder(self.index, self.encoder, self.settings)
         batches = [batch for shard in todo for batch in self._batches(shard)]
         head: list[tuple[int, NDArray[Any]]] = []
         workers = self.settings.workers
         if workers is None:
-            head, workers = self._trial(preprocess, batches)
+            head, workers = encoder.trial(batches, max(1, available_cores() // self.ranks.rivals))
         rest = batches[len(head) :]
         count = sum(stop - start for start, stop in batches)
         with (
-            decode_batches(self.index_path, preprocess, rest, workers) as decoded,
+            decode_batches(self.index_path, encoder.preprocess, rest, workers) as decoded,
             ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
             Progress(
                 len(self.index) if self.ranks.size == 1 else count,
-                f"{encoder.name} {self.index.split}",
+                f"{self.encoder.name} {self.index.split}",
                 "image",
                 done=len(self.index) - count if self.ranks.size == 1 else 0,
                 show=self.progress and self.ranks.first,
             ) as bar,
         ):
             writing: Future[None] | None = None
-            encoded = itertools.chain(head, self._ahead(decoded, rest))
+            encoded = itertools.chain(head, encoder.encoded(decoded, rest))
             for shard in todo:
                 start, stop = self._rows(shard)
-                rows = np.empty((stop - start, encoder.dim), self.dtype)
+                rows = np.empty((stop - start, self.encoder.dim), self.dtype)
                 for first, features in itertools.islice(encoded, len(self._batches(shard))):
                     rows[first - start : first - start + len(features)] = features
                     bar.update(len(features))
@@ -231,78 +228,6 @@ class _Job:
                 writing = writer.submit(self._write, array, self._name(array, shard), start, rows)
             if writing is not None:
                 writing.result()
-
-    def _trial(self, preprocess: Preprocess, batches: list[Batch]) -> tuple[list[tuple[int, NDArray[Any]]], int]:
-        """Two batches, decoded and encoded here, as ``_ahead`` gives them, and the processes to decode the rest.
-
-        Their number keeps the encoder busy, going by the second of the two: the first warms up.
-        """
-        decoding = encoding = 0.0
-        done = []
-        for first, last in batches[:2]:
-            began = time.monotonic()
-            pixels = decode_rows(self.index, preprocess, first, last)
-            decoded = time.monotonic()
-            done.append((first, self._features(*self._launch(pixels), first)))
-            decoding, encoding = decoded - began, time.monotonic() - decoded
-        cores = max(1, available_cores() // self.ranks.rivals)
-        workers = choose_workers(decoding, encoding, len(batches) - len(done), cores)
-        log.info(
-            "a batch takes %.3f s to decode and %.3f s to encode: %d decoding processes", decoding, encoding, workers
-        )
-        return done, workers
-
-    def _ahead(self, decoded: Iterator[NDArray[np.uint8]], batches: list[Batch]) -> Iterator[tuple[int, NDArray[Any]]]:
-        """First row and features of every batch; on a device the next batch is under way while one is fetched."""
-        under_way: tuple[Tensor, torch.cuda.Event | None, int] | None = None
-        for first, _ in batches:
-            launched = (*self._launch(next(decoded)), first)
-            if under_way is not None:
-                yield under_way[-1], self._features(*under_way)
-            under_way = launched
-        if under_way is not None:
-            yield under_way[-1], self._features(*under_way)
-
-    @property
-    def _out_of_memory(self) -> str:
-        return f"lower cache.batch_size (now {self.settings.batch_size}); finished shards are kept"
-
-    def _launch(self, pixels: NDArray[np.uint8]) -> tuple[Tensor, torch.cuda.Event | None]:
-        """Features ``(b, d)`` float32 in host memory, whole once the event has happened."""
-        device, images = self.encoder.mean.device, torch.from_numpy(pixels)
-        with torch.inference_mode(), explain_memory_errors(self._out_of_memory):
-            if device.type != "cuda":
-                return encode(self.encoder, images, len(images), self.settings.precision).cpu(), None
-            images = images.pin_memory().to(device, non_blocking=True)
-            features = encode(self.encoder, images, len(images), self.settings.precision)
-            fetched = torch.empty_like(features, device="cpu", pin_memory=True).copy_(features, non_blocking=True)
-            event = torch.cuda.Event()
-            event.record()
-            return fetched, event
-
-    def _features(self, launched: Tensor, event: torch.cuda.Event | None, first: int) -> NDArray[Any]:
-        """What was launched for the rows from ``first`` on, in the dtype of the store, checked."""
-        with explain_memory_errors(self._out_of_memory):
-            if event is not None:
-                event.synchronize()
-        wide = launched.numpy()
-        with np.errstate(over="ignore"):
-            features = wide.astype(self.dtype)
-        unusable = ~np.isfinite(features).all(axis=1)
-        if unusable.any():
-            at = int(unusable.argmax())
-            name = self.index.ids[first + at]
-            if np.isfinite(wide[at]).all():
-                raise NumericalError(
-                    f"image {name!r} of the {self.index.split} split has a feature of {np.abs(wide[at]).max():.4g}, "
-                    f"beyond the range of float16 (65504): set cache.dtype: float32"
-                )
-            raise NumericalError(
-                f"encoder {self.encoder.name!r} gives NaN or infinite features for image {name!r} of the "
-                f"{self.index.split} split: check its weights, or whether that image is sound (cache.dtype: float32 "
-                f"does not help here)"
-            )
-        return features
 
     def _write(self, array: zarr.Array[Any], name: str, start: int, rows: NDArray[Any]) -> None:
         with explain_os_errors("write", self.store / name):

@@ -1,0 +1,113 @@
+"""Batches of decoded images through an encoder, to features as they are stored."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..datasets import Index
+from ..decoding import Batch, Preprocess, choose_workers, decode_rows
+from ..encoders import Encoder
+from ..errors import NumericalError
+from ..files import explain_memory_errors
+from ..precision import encode
+
+if TYPE_CHECKING:
+    from ..config import CacheSettings
+
+__all__ = ["BatchEncoder"]
+
+log = logging.getLogger(__name__)
+
+
+class BatchEncoder:
+    """Encodes batches of the images of one split.
+
+    Args:
+        index: the split.
+        encoder: the frozen encoder, on the device to encode on.
+        settings: dtype of the features handed out, which are ``(b, d)``, and precision of the encoder.
+
+    Attributes:
+        preprocess: what images go through before the encoder.
+    """
+
+    def __init__(self, index: Index, encoder: Encoder, settings: CacheSettings) -> None:
+        self.index, self.encoder, self.precision = index, encoder, settings.precision
+        self.preprocess = Preprocess(encoder.resized, encoder.size, encoder.interpolation, encoder.squash)
+        self.dtype = np.dtype(settings.dtype)
+        self._out_of_memory = f"lower cache.batch_size (now {settings.batch_size}); finished shards are kept"
+
+    def trial(self, batches: list[Batch], cores: int) -> tuple[list[tuple[int, NDArray[Any]]], int]:
+        """Two batches, decoded and encoded here, as ``encoded`` gives them, and the processes to decode the rest.
+
+        Their number, at most ``cores``, keeps the encoder busy, going by the second of the two: the first warms up.
+        """
+        decoding = encoding = 0.0
+        done = []
+        for first, last in batches[:2]:
+            began = time.monotonic()
+            pixels = decode_rows(self.index, self.preprocess, first, last)
+            decoded = time.monotonic()
+            done.append((first, self._features(*self._launch(pixels), first)))
+            decoding, encoding = decoded - began, time.monotonic() - decoded
+        workers = choose_workers(decoding, encoding, len(batches) - len(done), cores)
+        log.info(
+            "a batch takes %.3f s to decode and %.3f s to encode: %d decoding processes", decoding, encoding, workers
+        )
+        return done, workers
+
+    def encoded(self, decoded: Iterator[NDArray[np.uint8]], batches: list[Batch]) -> Iterator[tuple[int, NDArray[Any]]]:
+        """First row and features of every batch; on a device the next batch is under way while one is fetched."""
+        under_way: tuple[Tensor, torch.cuda.Event | None, int] | None = None
+        for first, _ in batches:
+            launched = (*self._launch(next(decoded)), first)
+            if under_way is not None:
+                yield under_way[-1], self._features(*under_way)
+            under_way = launched
+        if under_way is not None:
+            yield under_way[-1], self._features(*under_way)
+
+    def _launch(self, pixels: NDArray[np.uint8]) -> tuple[Tensor, torch.cuda.Event | None]:
+        """Features ``(b, d)`` float32 in host memory, whole once the event has happened."""
+        device, images = self.encoder.mean.device, torch.from_numpy(pixels)
+        with torch.inference_mode(), explain_memory_errors(self._out_of_memory):
+            if device.type != "cuda":
+                return encode(self.encoder, images, len(images), self.precision).cpu(), None
+            images = images.pin_memory().to(device, non_blocking=True)
+            features = encode(self.encoder, images, len(images), self.precision)
+            fetched = torch.empty_like(features, device="cpu", pin_memory=True).copy_(features, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+            return fetched, event
+
+    def _features(self, launched: Tensor, event: torch.cuda.Event | None, first: int) -> NDArray[Any]:
+        """What was launched for the rows from ``first`` on, in the dtype of the store, checked."""
+        with explain_memory_errors(self._out_of_memory):
+            if event is not None:
+                event.synchronize()
+        wide = launched.numpy()
+        with np.errstate(over="ignore"):
+            features = wide.astype(self.dtype)
+        unusable = ~np.isfinite(features).all(axis=1)
+        if unusable.any():
+            at = int(unusable.argmax())
+            name = self.index.ids[first + at]
+            if np.isfinite(wide[at]).all():
+                raise NumericalError(
+                    f"image {name!r} of the {self.index.split} split has a feature of {np.abs(wide[at]).max():.4g}, "
+                    f"beyond the range of float16 (65504): set cache.dtype: float32"
+                )
+            raise NumericalError(
+                f"encoder {self.encoder.name!r} gives NaN or infinite features for image {name!r} of the "
+                f"{self.index.split} split: check its weights, or whether that image is sound (cache.dtype: float32 "
+                f"does not help here)"
+            )
+        return features
