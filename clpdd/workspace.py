@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -25,8 +26,9 @@ __all__ = ["Workspace"]
 class Workspace:
     """A folder of artifacts and one encoder.
 
-    What a step needs is made first, and made again when images, encoder or settings have changed; what is there
-    already is found in no time. A killed cell is continued by running it again.
+    What a step needs is made first, and made again when the index, the encoder or settings have changed; what is there
+    already is found in no time. Files that were indexed are not watched: remove ``folder/index`` after changing them.
+    A killed cell is continued by running it again.
 
     Args:
         folder: where the artifacts go, in the layout of the pipeline's ``data/``.
@@ -65,9 +67,14 @@ class Workspace:
             return
         wanted = {"dataset": dataset.model_dump(mode="json"), "seed": self.seed}
         note = self.layout.work / "index" / "settings.json"
-        if not (train.exists() and note.exists() and read_json(note) == wanted):
+        if not (train.exists() and note.exists() and read_json(note) == wanted | self._stamps()):
             build_index(dataset, self.seed, train.parent)
-            write_json(note, wanted)
+            write_json(note, wanted | self._stamps())
+
+    def _stamps(self) -> dict[str, Any]:
+        """Sizes and times of the indexes: another hand may have made them since, ``clpdd.index_arrays`` say."""
+        found = {split: self.layout.index(split).stat() for split in SPLITS if self.layout.index(split).exists()}
+        return {"indexes": {split: [status.st_size, status.st_mtime_ns] for split, status in found.items()}}
 
     def cache(self) -> dict[str, Path]:
         """Features of every split: their stores."""

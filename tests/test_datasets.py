@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -231,9 +232,11 @@ def test_missing_splits_are_taken_from_train(tmp_path: Path) -> None:
         (pictures(6), labels(6).astype(float), "integers"),
         (pictures(6), np.zeros(6, int), "2 of 3 classes have no image among the training images: 'bee'"),
         (pictures(0), labels(0), "3 of 3 classes"),
+        (torch.rand(6, 3, 8, 8), labels(6), "float32, but uint8"),
+        ([image / 255 for image in pictures(30)], labels(30), "train, row .: images are float64, but uint8"),
     ],
 )
-def test_unusable_arrays_are_refused(images: np.ndarray, wanted: np.ndarray, said: str, tmp_path: Path) -> None:
+def test_unusable_arrays_are_refused(images: Any, wanted: np.ndarray, said: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=said):
         index_arrays({"train": (images, wanted)}, NAMES, tmp_path / "index")
     assert not (tmp_path / "index").exists()
@@ -253,6 +256,19 @@ def test_unusable_class_names_are_refused(names: list[str], said: str, tmp_path:
     classes = max(1, len(names))
     with pytest.raises(DataError, match=said):
         index_arrays({"train": (pictures(30), labels(30, classes))}, names, tmp_path / "index")
+
+
+def test_tensors_and_lists_of_arrays_are_taken_as_the_array_is(tmp_path: Path) -> None:
+    images, wanted = pictures(30), labels(30)
+    expected = index_arrays({"train": (images, wanted)}, NAMES, tmp_path / "array")["train"].read_bytes()
+    same: dict[str, Any] = {"tensor": torch.from_numpy(images), "list": list(images)}
+    for name, value in same.items():
+        assert index_arrays({"train": (value, wanted)}, NAMES, tmp_path / name)["train"].read_bytes() == expected
+
+
+def test_a_split_without_labels_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"train must be a pair \(images, labels\), not ndarray"):
+        index_arrays({"train": pictures(30)}, NAMES, tmp_path)  # type: ignore[dict-item]
 
 
 def test_train_must_be_among_the_splits(tmp_path: Path) -> None:

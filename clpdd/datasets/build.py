@@ -105,14 +105,17 @@ def index_arrays(
 
     Args:
         splits: split -> ``(images, labels)``; images ``(n, h, w, 3)`` or ``(n, h, w)`` uint8, or a sequence of PIL
-            images of any sizes; labels ``(n,)`` integers in ``[0, C)``. ``"train"`` must be there; the others are
-            split off it where they are missing.
+            images or arrays of any sizes; labels ``(n,)`` integers in ``[0, C)``. ``"train"`` must be there; the
+            others are split off it where they are missing.
         class_names: ``C`` names.
         name: what the dataset is called in results.
         settings: fractions, limits, and what to do about bad images and duplicates; its sources are not used.
     """
     if "train" not in splits or set(splits) - set(SPLITS):
         raise DataError(f"splits must hold train, and may hold validation and test; got {', '.join(splits) or 'none'}")
+    for split, given in splits.items():
+        if not isinstance(given, (tuple, list)) or len(given) != 2:
+            raise DataError(f"{split} must be a pair (images, labels), not {type(given).__name__}")
     settings = settings or DatasetSettings()
     names = check_class_names(class_names, "class_names")
     _refuse_single_class(names)

@@ -187,7 +187,7 @@ class Images(Listing):
     """Images in memory, stored losslessly as PNG.
 
     Args:
-        images: ``(N, h, w)`` or ``(N, h, w, 3)`` uint8, or a sequence of PIL images.
+        images: ``(N, h, w)`` or ``(N, h, w, 3)`` uint8 (also of torch), or a sequence of PIL images or such arrays.
         labels: ``(N,)`` integers in ``[0, C)``.
         prefix: the beginning of every id.
 
@@ -202,6 +202,8 @@ class Images(Listing):
         prefix: str,
         classes: int,
     ) -> None:
+        if not isinstance(images, np.ndarray) and hasattr(images, "__array__"):
+            images = np.asarray(images)
         if isinstance(images, np.ndarray):
             _check_array(images, prefix)
         given = np.asarray(labels)
@@ -230,9 +232,13 @@ class Images(Listing):
         """Encode one image after the other."""
         for row in rows:
             image = self._images[row]
+            if not isinstance(image, Image.Image):
+                array = np.asarray(image)
+                _check_array(array[None], self.where(row))
+                image = Image.fromarray(array)
             try:
                 stream = io.BytesIO()
-                (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(stream, "PNG")
+                image.save(stream, "PNG")
                 yield stream.getvalue()
             except (OSError, ValueError) as error:  # a PIL image that PNG cannot hold, or that is itself damaged
                 yield Undecodable(f"cannot be stored as PNG: {error}")
