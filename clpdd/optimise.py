@@ -163,7 +163,9 @@ class _Loop:
             self.images.extend()
         self.images.begin(self.settings.learning_rate * self._decay())
         outcome = self.problem.step(self.images, self.step, self.images.update)
-        loss, finite = torch.stack([outcome.loss.double(), outcome.finite.double()]).tolist()  # waits for the device
+        loss, finite = torch.stack(
+            [outcome.loss, outcome.finite.to(outcome.loss.dtype)]
+        ).tolist()  # waits for the device
         (broken,) = self.ranks.highest(not finite)
         if broken:
             raise NumericalError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -31,8 +33,7 @@ class ClosedFormProbe(FeatureProblem):
         super().__init__(context)
         self.real, self._total = self.features_of(context.train), len(context.train)
         self._own = own_rows(context.train, self.ranks)
-        moments = context.kernels
-        self._moments = tuple(part.to(self.device) for part in (moments.gram, moments.cross, moments.counts))
+        self._kernels = context.kernels
 
     def close(self) -> None:
         """End the threads that read ahead."""
@@ -50,10 +51,17 @@ class ClosedFormProbe(FeatureProblem):
                 return outer_loss(W, features, labels, objective, temperature, self.parts)
             drawn = [(features, labels)] if len(labels) else []
             return self._summed(W, blocked_gradient(W, drawn, batch, objective, temperature, self.parts))
-        if objective == "mse":  # the same in O(d^2 C), however large the set
+        if objective == "mse" and self.device.type in ("cpu", "cuda"):  # in O(d^2 C) for any set, but in float64
             return weighted(self.parts, lambda own: self._mse(W, own)).to(W.dtype)
         blocks = self.real.blocks(REAL_ROWS)
         return self._summed(W, blocked_gradient(W, blocks, self._total, objective, temperature, self.parts))
+
+    @cached_property
+    def _moments(self) -> tuple[Tensor, Tensor, Tensor]:
+        gram, cross, counts = (
+            part.to(self.device) for part in (self._kernels.gram, self._kernels.cross, self._kernels.counts)
+        )
+        return gram, cross, counts
 
     def _mse(self, W: Tensor, own: slice) -> Tensor:
         gram, cross, counts = self._moments

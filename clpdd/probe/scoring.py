@@ -56,6 +56,6 @@ def score(probes: Probes, blocks: Iterable[tuple[Tensor, Tensor]], groups: Tenso
             if groups is not None:
                 grouped.index_add_(0, groups[total : total + len(y)].to(device), right[..., 0].long())
             total += len(y)
-    top1, top5 = (hits.double() * 100 / max(total, 1)).tolist()
+    top1, top5 = (hits.cpu().double() * 100 / max(total, 1)).tolist()
     shares = None if groups is None else (grouped.cpu().double() * 100 / sizes[:, None]).T
     return Score(top1, top5, confusion.view(classes, classes).cpu(), shares)
