@@ -146,10 +146,8 @@ class DistilledSet:
         """Read a set back: the same pixels, labels and record. Raises ``ArtifactError`` naming what is wrong."""
         folder = Path(folder)
         if not (folder / "distilled.json").exists():
-            raise ArtifactError(
-                f"{folder} is no distilled dataset, it has no distilled.json: run the stage distill, or name a folder "
-                f"that it made"
-            )
+            wrong = "is no distilled dataset, it has no distilled.json" if folder.is_dir() else "does not exist"
+            raise ArtifactError(f"{folder} {wrong}: run the stage distill, or name a folder that it made")
         info = read_json(folder / "distilled.json")
         if not isinstance(info, dict) or info.get("format") != FORMAT:
             raise ArtifactError(
