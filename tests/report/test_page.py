@@ -1,0 +1,122 @@
+"""The page as a file: the same bytes each time, nothing but itself needed, texts that stay text."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from clpdd.config import Settings, parse_settings
+from clpdd.errors import ArtifactError
+from clpdd.layout import Layout
+from clpdd.report import write_report
+
+from .artifacts import DIGITS, HOSTILE, write_artifacts
+from .conftest import Page
+
+
+def test_same_artifacts_give_the_same_bytes(plain: tuple[Layout, Settings], tmp_path: Path) -> None:
+    layout, settings = plain
+    one, two = write_report(layout, settings, tmp_path / "one"), write_report(layout, settings, tmp_path / "two")
+    assert {name: path.read_bytes() for name, path in one.items()} == {n: p.read_bytes() for n, p in two.items()}
+
+
+def test_readings_and_runtime_leave_report_json_alone(tmp_path: Path) -> None:
+    settings = parse_settings({"methods": ["clp", "full"]})
+    layout = write_artifacts(tmp_path / "data", settings, DIGITS[:3], side=16)
+    before = write_report(layout, settings, tmp_path / "one")["report.json"].read_bytes()
+    shutil.rmtree(layout.clocks)
+    moved = parse_settings({"methods": ["clp", "full"], "runtime": {"threads": 3}})
+    assert write_report(layout, moved, tmp_path / "two")["report.json"].read_bytes() == before
+
+
+def test_page_stays_small_for_a_hundred_classes(tmp_path: Path) -> None:
+    settings = parse_settings({"methods": ["clp", "centroid", "full"]})
+    names = [f"class number {i}" for i in range(100)]
+    layout = write_artifacts(tmp_path, settings, names, side=72)
+    html = write_report(layout, settings)["report.html"].read_text()
+    assert len(html) < 5_000_000
+    shown = Page(html)
+    assert "The other 80 classes" in shown.text
+    assert sum(name in shown.text for name in names) == 100
+    assert len(shown.all("img")) == 20 * 3 + 80 + 1  # three rows of twenty classes, the others, the timelapse
+
+
+@pytest.mark.parametrize("methods", [["full"], ["centroid", "full"], ["random"], ["clp"]])
+def test_any_choice_of_methods_makes_a_page(methods: list[str], tmp_path: Path) -> None:
+    settings = parse_settings({"methods": methods})
+    layout = write_artifacts(tmp_path, settings, DIGITS[:3], side=16)
+    paths = write_report(layout, settings)
+    sentence = json.loads(paths["report.json"].read_text())["headline"]["sentence"]
+    kind = {"full": "All training", "centroid": "3 real", "random": "3 real", "clp": "3 synthetic"}[methods[0]]
+    assert sentence.startswith(f"{kind} images reach ")
+    assert ("% of what all" in sentence) == (methods == ["centroid", "full"])
+
+
+@pytest.mark.parametrize(
+    ("missing", "stage"),
+    [
+        ("results/results.parquet", "evaluate"),
+        ("results/details.json", "evaluate"),
+        ("distilled/clpdd_resnet14/clp", ""),
+    ],
+)
+def test_missing_artifacts_are_named(missing: str, stage: str, tmp_path: Path) -> None:
+    settings = parse_settings({"methods": ["clp"]})
+    layout = write_artifacts(tmp_path, settings, DIGITS[:2], side=16)
+    path = tmp_path / missing
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(ArtifactError, match=re.escape(missing)) as caught:
+        write_report(layout, settings)
+    assert stage in str(caught.value)
+    assert not (layout.results / "report.html").exists()
+
+
+def test_damaged_results_and_animations_are_named(tmp_path: Path) -> None:
+    settings = parse_settings({"methods": ["clp"]})
+    layout = write_artifacts(tmp_path, settings, DIGITS[:2], side=16)
+    animation = layout.distilled("clpdd_resnet14", "clp") / "timelapse.gif"
+    animation.write_bytes(b"GIF89a and nothing")
+    with pytest.raises(ArtifactError, match=r"timelapse\.gif cannot be read"):
+        write_report(layout, settings)
+    animation.unlink()
+    write_report(layout, settings)
+    file = layout.results / "results.parquet"
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(ArtifactError, match=r"results\.parquet is damaged"):
+        write_report(layout, settings)
+
+
+def test_texts_from_the_data_stay_text(hostile: tuple[Layout, Settings], tmp_path: Path) -> None:
+    layout, settings = hostile
+    shown = Page(write_report(layout, settings, tmp_path)["report.html"].read_text())
+    assert not shown.all("script")
+    assert all(name in shown.text for name in HOSTILE)
+    assert not [name for _, attributes in shown.tags for name in attributes if name.startswith("on")]
+
+
+def test_page_needs_nothing_else(hostile: tuple[Layout, Settings], tmp_path: Path) -> None:
+    layout, settings = hostile
+    html = write_report(layout, settings, tmp_path)["report.html"].read_text()
+    shown = Page(html)
+    for tag, attributes in shown.tags:
+        for name in ("src", "srcset", "href", "xlink:href", "data", "poster"):
+            if name in attributes:
+                citation = tag == "a" and attributes[name].startswith("https://arxiv.org/")
+                assert citation or attributes[name].startswith("data:"), (tag, attributes[name][:80])
+    style = html[html.index("<style>") : html.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+    assert "default-src 'none'" in next(m["content"] for m in shown.all("meta") if "http-equiv" in m)
+    assert str(layout.root) not in html
+
+
+def test_every_image_has_words_and_every_table_headers(plain: tuple[Layout, Settings], tmp_path: Path) -> None:
+    layout, settings = plain
+    shown = Page(write_report(layout, settings, tmp_path)["report.html"].read_text())
+    assert all(image["alt"] for image in shown.all("img"))
+    assert all(header["scope"] in {"col", "row", "rowgroup"} for header in shown.all("th"))
+    assert all("aria-label" in a for _, a in shown.tags if a.get("role") in {"img", "region", "table"})
