@@ -16,7 +16,7 @@ from PIL import Image
 from clpdd.config import Settings, load_settings
 from clpdd.errors import SettingsError
 
-from .test_decode import rgb_or_data_error
+from .datasets.test_decode import rgb_or_data_error
 
 SHIPPED = (Path(__file__).parent.parent / "params.yaml").read_text(encoding="utf-8")
 HOSTILE = [

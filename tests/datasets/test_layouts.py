@@ -19,8 +19,7 @@ from clpdd.datasets.archives import members, nested_members, read_members
 from clpdd.datasets.imagenet import subset, wordnet_ids
 from clpdd.errors import ArtifactError, DataError
 from clpdd.layout import SPLITS
-
-from .trees import TREES, imagenet_archives, imagenet_folder, imagenet_kaggle, imagenet_shards, jpeg, pack, table
+from tests.trees import TREES, imagenet_archives, imagenet_folder, imagenet_kaggle, imagenet_shards, jpeg, pack, table
 
 TEN = "imagenet-imagewoof"
 COLUMNS = ("picture", "kind")
