@@ -17,14 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from clpdd.config import AugmentSettings, DistillSettings
-from clpdd.datasets import Index
 from clpdd.distill import distill
 from clpdd.distilled import DistilledSet
 from clpdd.distributed import connect
 from clpdd.encoders import load_encoder
 from clpdd.errors import ClpddError, Preempted, SettingsError
-from clpdd.features import FeatureStore
-from clpdd.kernels import Kernels
 from clpdd.layout import Layout
 from clpdd.methods.base import Context
 from clpdd.methods.clp import ClosedFormProbe
@@ -35,6 +32,7 @@ from clpdd.ranks import ALONE, Ranks
 from clpdd.seeding import generator
 
 from .conftest import World
+from .contexts import open_context
 from .pixels import gradient
 
 IMAGES = {"default": 1, "3": 2}  # eleven, so that two ranks have five and six
@@ -90,20 +88,10 @@ def losses(world: World, work: Path, ranks: Ranks = ALONE) -> dict[str, dict[str
 
 
 def _context(world: World, work: Path, ranks: Ranks, settings: dict[str, Any]) -> Context:
-    layout, name = world.layout, world.encoder.name
     work.mkdir(parents=True, exist_ok=True)
     augment = AugmentSettings(flip=0.5, noise=0.5)
-    return Context(
-        DistillSettings(augmentations=2, augment=augment, images_per_class=IMAGES, **settings),
-        0,
-        world.encoder,
-        Index.open(layout.index("train")),
-        FeatureStore.open(layout.features(name, "train")),
-        FeatureStore.open(layout.features(name, "validation")),
-        Kernels.load(layout.kernels(name)),
-        work,
-        ranks=ranks,
-    )
+    chosen = DistillSettings(augmentations=2, augment=augment, images_per_class=IMAGES, **settings)
+    return open_context(world.layout.index("train"), world.layout, world.encoder, work, chosen, ranks)
 
 
 def run(

@@ -8,37 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from clpdd.config import AugmentSettings, DistillSettings
-from clpdd.datasets import Index
-from clpdd.features import FeatureStore
-from clpdd.kernels import Kernels
+from clpdd.config import AugmentSettings
 from clpdd.methods.base import Context
 from clpdd.methods.clp import ClosedFormProbe
 from clpdd.objectives import attach, blocked_gradient, outer_loss
 from clpdd.seeding import generator
 
 from .conftest import World
+from .contexts import context, start
 from .pixels import gradient
 
 OFF = AugmentSettings(flip=0.0, crop=False, noise=0.0)
-
-
-def context(world: World, tmp_path: Path, **settings: object) -> Context:
-    layout, name = world.layout, world.encoder.name
-    return Context(
-        DistillSettings(**settings),  # type: ignore[arg-type]
-        0,
-        world.encoder,
-        Index.open(layout.index("train")),
-        FeatureStore.open(layout.features(name, "train")),
-        FeatureStore.open(layout.features(name, "validation")),
-        Kernels.load(layout.kernels(name)),
-        tmp_path,
-    )
-
-
-def start(n: int = 10, size: int = 64) -> torch.Tensor:
-    return torch.rand(n, 3, size, size, generator=generator(0, "test"))
 
 
 @pytest.mark.parametrize("objective", ["cross_entropy", "cosine", "mse"])

@@ -19,7 +19,6 @@ from clpdd.classifier import Classifier
 from clpdd.cli import main
 from clpdd.config import CacheSettings, DistillSettings, KernelSettings, parse_settings
 from clpdd.cost import encoder_pass, whole_pass
-from clpdd.datasets import Index
 from clpdd.distilled import DistilledSet
 from clpdd.dryrun import dry_run
 from clpdd.encoders import Encoder, load_encoder
@@ -40,6 +39,7 @@ from clpdd.probe import fit_ridge, score
 from clpdd.seeding import generator
 
 from .conftest import World
+from .contexts import open_context
 from .pixels import gradient
 
 SIZE = 32
@@ -84,16 +84,7 @@ def cached(world: World, layout: Layout, encoder: Encoder) -> None:
 
 
 def context(world: World, layout: Layout, encoder: Encoder, room: Path, **settings: Any) -> Context:
-    return Context(
-        DistillSettings(**settings),
-        0,
-        encoder,
-        Index.open(world.layout.index("train")),
-        FeatureStore.open(layout.features(encoder.name, "train")),
-        FeatureStore.open(layout.features(encoder.name, "validation")),
-        Kernels.load(layout.kernels(encoder.name)),
-        room,
-    )
+    return open_context(world.layout.index("train"), layout, encoder, room, DistillSettings(**settings))
 
 
 def images(n: int = 10, size: int = SIZE) -> torch.Tensor:

@@ -31,8 +31,8 @@ from clpdd.methods.lgm import GradientMatch
 from clpdd.precision import encode
 
 from .conftest import World
+from .contexts import context, start
 from .pixels import gradient
-from .test_clp import context, start
 from .test_distill import QUICK
 
 

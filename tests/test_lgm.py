@@ -18,8 +18,8 @@ from clpdd.methods.stream import RealStream
 from clpdd.synthetic import Parameterisation, pyramid_resolutions
 
 from .conftest import World
+from .contexts import context, start
 from .pixels import gradient
-from .test_clp import context, start
 
 REFERENCE = load_file(Path(__file__).parent / "reference" / "lgm.safetensors")
 """Numbers of the public implementation; reference/lgm.py says how they were made."""

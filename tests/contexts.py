@@ -1,0 +1,47 @@
+"""What a method is given at its start, and images to start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from clpdd.config import DistillSettings
+from clpdd.datasets import Index
+from clpdd.encoders import Encoder
+from clpdd.features import FeatureStore
+from clpdd.kernels import Kernels
+from clpdd.layout import Layout
+from clpdd.methods.base import Context
+from clpdd.ranks import ALONE, Ranks
+from clpdd.seeding import generator
+
+from .conftest import World
+
+
+def open_context(
+    index: Path, layout: Layout, encoder: Encoder, work: Path, settings: DistillSettings, ranks: Ranks = ALONE
+) -> Context:
+    """From the artifacts of ``encoder`` in a data folder; partial work goes to ``work``."""
+    return Context(
+        settings,
+        0,
+        encoder,
+        Index.open(index),
+        FeatureStore.open(layout.features(encoder.name, "train")),
+        FeatureStore.open(layout.features(encoder.name, "validation")),
+        Kernels.load(layout.kernels(encoder.name)),
+        work,
+        ranks=ranks,
+    )
+
+
+def context(world: World, work: Path, **settings: object) -> Context:
+    """Of the world, with these settings of ``distill``."""
+    chosen = DistillSettings(**settings)  # type: ignore[arg-type]
+    return open_context(world.layout.index("train"), world.layout, world.encoder, work, chosen)
+
+
+def start(n: int = 10, size: int = 64) -> torch.Tensor:
+    """Images ``(n, 3, size, size)`` in [0, 1)."""
+    return torch.rand(n, 3, size, size, generator=generator(0, "test"))
