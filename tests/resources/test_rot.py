@@ -25,7 +25,7 @@ from .conftest import NAME, Place, clear
         (f"features/{NAME}/validation.zarr", "distill", "run the cache stage"),
         (f"kernels/{NAME}/kernels.json", "distill", "run the stage that makes it"),
         (f"kernels/{NAME}/moments.safetensors", "distill", "run the kernels stage"),
-        (f"distilled/{NAME}/clp", "evaluate", "does not exist"),
+        (f"distilled/{NAME}/clp", "evaluate", "run the stage distill"),
         (f"distilled/{NAME}/clp/data.parquet", "evaluate", "data.parquet"),
         (f"features/{NAME}/test.zarr", "evaluate", "run the cache stage"),
         ("results/results.parquet", "report", "results.parquet"),
