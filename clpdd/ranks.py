@@ -1,7 +1,8 @@
 """This process among those of its run, and what it can say to them.
 
 A process started alone is a group of one, in which everything here costs nothing, so that a stage is written once for
-one process and for many. Control messages are JSON; they and CPU tensors travel over gloo, CUDA tensors over NCCL.
+one process and for many. Control messages are JSON; they and CPU tensors travel over gloo, CUDA tensors over NCCL,
+those of other devices as CPU tensors.
 """
 
 from __future__ import annotations
@@ -145,10 +146,10 @@ class Ranks:
         import torch
         import torch.distributed as dist
 
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        flat, group = self._road(torch.cat([tensor.reshape(-1) for tensor in tensors]))
         with _explained(self):
-            dist.all_reduce(flat, group=self._group(flat))
-        parts = flat.split([tensor.numel() for tensor in tensors])
+            dist.all_reduce(flat, group=group)
+        parts = flat.to(tensors[0].device).split([tensor.numel() for tensor in tensors])
         return tuple(part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True))
 
     def copy(self, tensor: Tensor) -> Tensor:
@@ -222,13 +223,17 @@ class Ranks:
         import torch
         import torch.distributed as dist
 
-        found = [torch.empty_like(tensor) for _ in range(self.size)]
+        sent, group = self._road(tensor)
+        found = [torch.empty_like(sent) for _ in range(self.size)]
         with _explained(self):
-            dist.all_gather(found, tensor, group=self._group(tensor))
-        return found
+            dist.all_gather(found, sent, group=group)
+        return [one.to(tensor.device) for one in found]
 
-    def _group(self, tensor: Tensor) -> Any:
-        return self._devices if tensor.is_cuda else None
+    def _road(self, tensor: Tensor) -> tuple[Tensor, Any]:
+        """What to send of ``tensor``, and by which of torch's groups: devices that have none talk by the CPU."""
+        if tensor.is_cuda and self._devices is not None:
+            return tensor, self._devices
+        return tensor.cpu(), None
 
 
 def device_number(local: int, found: int) -> int:

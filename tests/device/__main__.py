@@ -1,4 +1,7 @@
-"""``python -m tests.device LIBRARY FOLDER``: distil and evaluate there and on the CPU, and compare."""
+"""``python -m tests.device LIBRARY FOLDER``: distil and evaluate there and on the CPU, and compare.
+
+Started again by several ranks it distils there with all of them, and compares with what the CPU made before.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ from clpdd.classifier import train_classifier
 from clpdd.config import RuntimeSettings
 from clpdd.distill import distill
 from clpdd.distilled import DistilledSet
+from clpdd.distributed import connect
 from clpdd.encoders import load_encoder
+from clpdd.ranks import ALONE, Ranks
 
 from . import install
 
@@ -32,9 +37,8 @@ CHOICES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 ]
 
 
-def sets(work: Workspace, folder: Path) -> list[DistilledSet]:
+def sets(work: Workspace, folder: Path, ranks: Ranks = ALONE) -> list[DistilledSet]:
     """Every choice distilled in a few steps."""
-    work.kernels()
     layout, name, made = work.layout, work.encoder.name, []
     for number, (method, settings, runtime) in enumerate(CHOICES):
         made.append(
@@ -49,20 +53,40 @@ def sets(work: Workspace, folder: Path) -> list[DistilledSet]:
                 work_root=folder / "work",
                 settings=DistillSettings(steps=3, augmentations=2, augment=VIEWS, **settings),
                 runtime=RuntimeSettings(**runtime),
+                ranks=ranks,
             )
         )
     return made
+
+
+def workspace(root: Path, device: str) -> Workspace:
+    """Some digits, seen by a small encoder on ``device``."""
+    encoder = load_encoder("clpdd_resnet14", image_size=32, device=device)
+    data = DatasetSettings.model_validate({"name": "digits", "max_per_class": {"train": 20, "test": 6}})
+    return Workspace(root / device, encoder, data, cache=CacheSettings(workers=0))
 
 
 def main(library: str, folder: str) -> None:
     """Fails when anything differs by more than rounding."""
     torch.set_num_threads(1)
     device, root = install(Path(library)), Path(folder)
+    with connect() as ranks:
+        if ranks.size == 1:
+            _alone(str(device), root)
+            return
+        work = workspace(root, str(device))
+        _compare(
+            [DistilledSet.load(root / "cpu" / "sets" / str(number)) for number in range(len(CHOICES))],
+            sets(work, root / "ranks", ranks),
+        )
+
+
+def _alone(device: str, root: Path) -> None:
     found: list[Any] = []
-    for place in ("cpu", str(device)):
-        encoder = load_encoder("clpdd_resnet14", image_size=32, device=place)
-        data = DatasetSettings.model_validate({"name": "digits", "max_per_class": {"train": 20, "test": 6}})
-        work = Workspace(root / place, encoder, data, cache=CacheSettings(workers=0))
+    for place in ("cpu", device):
+        work = workspace(root, place)
+        encoder = work.encoder
+        work.kernels()
         made = sets(work, root / place / "sets")
         work.distill("centroid", DistillSettings(augment=VIEWS))
         settings = EvaluateSettings(seeds=2, views=3, epochs=10, augment=VIEWS)
@@ -71,13 +95,17 @@ def main(library: str, folder: str) -> None:
         classifiers = [train_classifier(made[2], encoder, settings, protocol=p) for p in ("sgd", "closed_form")]
         found.append((made, scores, fresh, classifiers))
     (here, scores, fresh, classifiers), (there, *others) = found
-    for (method, settings_, _), one, other in zip(CHOICES, here, there, strict=True):
-        apart = (one.images.int() - other.images.int()).abs().float().mean().item()
-        assert apart < 0.5, f"{method} {settings_}: pixels are {apart} levels apart"
+    _compare(here, there)
     assert abs(scores["centroid"]["closed_form (clean)"] - others[0]["centroid"]["closed_form (clean)"]) < 2
     assert fresh.keys() == others[1].keys()
     for one, other in zip(classifiers, others[2], strict=True):
         torch.testing.assert_close(one.weight, other.weight, rtol=0.01, atol=0.01)
+
+
+def _compare(here: list[DistilledSet], there: list[DistilledSet]) -> None:
+    for (method, settings, _), one, other in zip(CHOICES, here, there, strict=True):
+        apart = (one.images.int() - other.images.int()).abs().float().mean().item()
+        assert apart < 0.5, f"{method} {settings}: pixels are {apart} levels apart"
 
 
 if __name__ == "__main__":
