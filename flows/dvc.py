@@ -273,8 +273,8 @@ def forget(work: Path, stages: Iterable[Stage]) -> None:
 
 def has_remote(root: Path) -> bool:
     """Whether DVC has a default remote to push to."""
-    code, _ = run([sys.executable, "-m", "dvc", "config", "core.remote"], root, lambda line: None)
-    return code == 0
+    code, _ = run([sys.executable, "-m", "dvc", "remote", "default"], root, lambda line: None)
+    return code == 0  # `dvc config core.remote` ends with 0 where none is set, too
 
 
 def push(root: Path, on_line: Line) -> None:

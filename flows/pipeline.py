@@ -26,6 +26,7 @@ from prefect.states import Completed, Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
+from clpdd.errors import SettingsError
 from clpdd.layout import Layout
 from flows import dvc, processes
 from flows.artifacts import StageProgress, publish_artifacts
@@ -152,41 +153,69 @@ def pipeline(
         grace: seconds a stopped stage has to save its state before it is killed.
         folder: the project's folder.
     """
-    say = get_run_logger()
     root = Path(folder).resolve()
     processes.allow_starts()
     if (attempt := this_run.get_run_count() or 1) > RESTARTS:
         return Failed(message=f"given up: the process of this run was lost {RESTARTS} times")
+    try:
+        _refuse(root, push)
+        # one run at a time in a workspace: params.yaml and dvc.lock are one for all
+        with processes.holding(root / ".dvc" / "tmp" / "flows-run.lock", _waiting, poll=1.0):
+            stages, dirty = _prepare(root, targets, settings, upstream, force and attempt == 1)
+            return _bring_up_to_date(root, stages, dirty, parallel, force, (gpu, gpu_stages), grace, push)
+    except (dvc.ProjectError, SettingsError) as error:
+        return Failed(message=str(error))  # a mistake of the user's: the message without a traceback
+
+
+def _refuse(root: Path, push: bool) -> None:
     if not (root / "dvc.yaml").is_file():
         raise dvc.ProjectError(f"{root} holds no dvc.yaml: run in the project's folder, or give `folder`")
     if push and not dvc.has_remote(root):
         raise dvc.ProjectError("push is asked for, but DVC has no default remote: dvc remote add --default NAME URL")
 
-    def waiting(holder: str) -> None:
-        say.info("waiting for the run that has this workspace now (%s)", holder)
 
-    # one run at a time in a workspace: params.yaml and dvc.lock are one for all
-    with processes.holding(root / ".dvc" / "tmp" / "flows-run.lock", waiting, poll=1.0):
-        if apply_overrides(root, settings):
-            say.info("params.yaml now has %s", ", ".join(settings))
-        stages = dvc.select(dvc.read_stages(root), targets, upstream)
-        if force and attempt == 1:  # a run that was lost and started over keeps what it has done since
-            dvc.forget(Layout(root / "data").work, stages.values())
-        dirty = dvc.changed(root, stages)
-        say.info("%d of %d stages are up to date", len(stages) - len(dirty), len(stages))
-        try:
-            ends = _conduct(root, stages, dirty, parallel, force, (gpu, gpu_stages), grace)
-        except BaseException:
-            processes.stop_all()  # tasks run in threads, which no signal reaches
-            raise
-        problems = {name: state.message or "" for name, state in ends.items() if not state.is_completed()}
-        if problems:
-            left = [name for name in stages if name not in ends]
-            tail = f"\nnot started: {', '.join(left)}" if left else ""
-            return Failed(message="\n".join(f"{name}: {text}" for name, text in problems.items()) + tail)
-        publish_artifacts(root)
-        if push:
-            push_outputs(root)
+def _waiting(holder: str) -> None:
+    get_run_logger().info("waiting for the run that has this workspace now (%s)", holder)
+
+
+def _prepare(
+    root: Path, targets: Names, settings: Names, upstream: bool, anew: bool
+) -> tuple[dict[str, dvc.Stage], set[str]]:
+    """Write the overrides; return the stages wanted and the names of those that are not up to date."""
+    say = get_run_logger()
+    if apply_overrides(root, settings):
+        say.info("params.yaml now has %s", ", ".join(settings))
+    stages = dvc.select(dvc.read_stages(root), targets, upstream)
+    if anew:  # a run that was lost and started over keeps what it has done since
+        dvc.forget(Layout(root / "data").work, stages.values())
+    dirty = dvc.changed(root, stages)
+    say.info("%d of %d stages are up to date", len(stages) - len(dirty), len(stages))
+    return stages, dirty
+
+
+def _bring_up_to_date(
+    root: Path,
+    stages: dict[str, dvc.Stage],
+    dirty: set[str],
+    parallel: int,
+    force: bool,
+    gpu: tuple[str | None, Sequence[str]],
+    grace: float,
+    push: bool,
+) -> State[Any]:
+    try:
+        ends = _conduct(root, stages, dirty, parallel, force, gpu, grace)
+    except BaseException:
+        processes.stop_all()  # tasks run in threads, which no signal reaches
+        raise
+    problems = {name: state.message or "" for name, state in ends.items() if not state.is_completed()}
+    if problems:
+        left = [name for name in stages if name not in ends]
+        tail = f"\nnot started: {', '.join(left)}" if left else ""
+        return Failed(message="\n".join(f"{name}: {text}" for name, text in problems.items()) + tail)
+    publish_artifacts(root)
+    if push:
+        push_outputs(root)
     made = sum(state.name != "Cached" for state in ends.values())
     return Completed(message=f"{made} stages made, {len(ends) - made} up to date")
 
@@ -260,17 +289,30 @@ def ensure_limit(name: str, slots: int = 1) -> None:
                 client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=slots))
 
 
+def _parallel(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 64:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to 64")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (value := float(text)) < float("inf"):
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+
+
 def main(arguments: Sequence[str] | None = None, run: Flow[..., Any] = pipeline) -> int:
     """``python -m flows.pipeline``: the flow without a server. Returns 0 or 1."""
     parser = argparse.ArgumentParser(description="Run the pipeline under Prefect, without a server.")
     parser.add_argument("targets", nargs="*", help="stages or stage items (default: all)")
     parser.add_argument("-S", "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
-    parser.add_argument("-j", "--parallel", type=int, default=2, help="stages at once (default: 2)")
+    parser.add_argument("-j", "--parallel", type=_parallel, default=2, help="stages at once (default: 2)")
     parser.add_argument("--push", action="store_true", help="dvc push afterwards")
     parser.add_argument("-s", "--single-item", action="store_true", help="only the targets, not what they need")
     parser.add_argument("-f", "--force", action="store_true", help="make the targets anew")
     parser.add_argument("--gpu", metavar="LIMIT", help="Prefect concurrency limit that GPU stages take a slot of")
-    parser.add_argument("--grace", type=float, default=20.0, help="seconds to save in when stopped (default: 20)")
+    parser.add_argument("--grace", type=_seconds, default=20.0, help="seconds to save in when stopped (default: 20)")
     parser.add_argument("--folder", default=".", help="the project's folder (default: here)")
     options = vars(parser.parse_args(arguments))
     state: State[Any] = cast(Any, run)(upstream=not options.pop("single_item"), **options, return_state=True)
