@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.optim.adam import adam
+
+from .adam import adam_update
 
 __all__ = ["Targets", "as_targets", "mean_predictions"]
 
@@ -69,21 +70,8 @@ class Targets:
         if self.logits is None:
             return
         assert self._gradient is not None
-        adam(
-            [self.logits],
-            [self._gradient],
-            [self._mean],
-            [self._square],
-            [],
-            [self._updates],
-            foreach=False,
-            amsgrad=False,
-            beta1=0.9,
-            beta2=0.999,
-            lr=learning_rate,
-            weight_decay=0.0,
-            eps=1e-8,
-            maximize=False,
+        adam_update(
+            [self.logits], [self._gradient], [self._mean], [self._square], [self._updates], learning_rate, fused=False
         )
 
     def tensors(self) -> dict[str, Tensor]:

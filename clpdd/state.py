@@ -8,14 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
 
+from .adam import adam_update
 from .memory import free_bytes
 from .synthetic import Parameterisation, to_uint8
 
 __all__ = ["ImageState", "StateChunk", "state_bytes", "state_home"]
 
-_BETAS, _EPS = (0.9, 0.999), 1e-8
 _SHOWN = 64  # images decoded at once to be looked at
 _DEVICE_SHARE = 0.4  # of the free memory of a device: the encoder's passes need the rest
 
@@ -103,23 +102,8 @@ class ImageState:
         """Adam's update of a chunk, in place."""
         fused = self.device.type == "cuda"
         count = torch.tensor(self.updates - 1.0, device=self.device if fused else "cpu")
-        adam(
-            chunk.levels,
-            list(gradients),
-            chunk.means,
-            chunk.squares,
-            [],
-            [count.clone() for _ in chunk.levels],
-            foreach=False,
-            fused=fused,
-            amsgrad=False,
-            beta1=_BETAS[0],
-            beta2=_BETAS[1],
-            lr=self.learning_rate,
-            weight_decay=0.0,
-            eps=_EPS,
-            maximize=False,
-        )
+        counts = [count.clone() for _ in chunk.levels]
+        adam_update(chunk.levels, gradients, chunk.means, chunk.squares, counts, self.learning_rate, fused=fused)
 
     # -- chunks ----------------------------------------------------------------------------------------------------
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
 
+from ..adam import adam_update
 from ..views import Stream
 from .linear import Probes
 
@@ -88,23 +88,7 @@ class _Layers:
             residual -= y
         torch.baddbmm(gradients[0], residual.mT, X, beta=0, alpha=1 / y.shape[1], out=gradients[0])
         torch.sum(residual, 1, out=gradients[1]).div_(y.shape[1])
-        # The optimiser's own function: around it torch.optim.Adam costs more than a small probe's whole step.
-        adam(
-            [self.weights, self.bias],
-            gradients,
-            means,
-            squares,
-            [],
-            self._steps,
-            fused=True,
-            amsgrad=False,
-            beta1=0.9,
-            beta2=0.999,
-            lr=rate,
-            weight_decay=0.0,
-            eps=1e-8,
-            maximize=False,
-        )
+        adam_update([self.weights, self.bias], gradients, means, squares, self._steps, rate, fused=True)
 
 
 def _initial(streams: Sequence[Stream], dim: int, classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
