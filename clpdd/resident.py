@@ -6,12 +6,12 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from .closing import Closing
 from .memory import free_bytes
 
 __all__ = ["Excerpt", "RealFeatures", "Store"]
@@ -66,7 +66,7 @@ class Excerpt:
         return self.store.stored(first + start, min(first + stop, self.rows.stop))
 
 
-class RealFeatures:
+class RealFeatures(Closing):
     """Features ``(N, d)`` of real images, less ``mean``, float32 on ``device`` when handed out.
 
     All places give the same bytes: features are kept as they are stored, or wider, and centred when they leave.
@@ -97,14 +97,6 @@ class RealFeatures:
 
     def __len__(self) -> int:
         return len(self.store)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the threads."""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import torch
 from torch import Tensor
 
 from .. import engine
+from ..closing import Closing
 from ..engine import ChunkT, Images, Outcome, Views
 from ..features import FeatureStore
 from ..files import read_json, write_json
@@ -32,7 +31,7 @@ REAL_ROWS = 8192
 """Real features that are scored at once."""
 
 
-class FeatureProblem(ABC):
+class FeatureProblem(Closing):
     """A loss of the features of augmented views, and how a step along its gradient is taken.
 
     Use as a context manager, or call ``close``, to end the threads that read ahead.
@@ -60,14 +59,6 @@ class FeatureProblem(ABC):
         self._batch_note = context.work / "encoder_batch.json"
         self._where = context.runtime.features
         self.validation, self._validated = self.features_of(context.validation), len(context.validation)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the threads that read ahead."""

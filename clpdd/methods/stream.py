@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..closing import Closing
 from ..datasets import Index
 from ..ranks import ALONE, Ranks
 from ..seeding import generator
@@ -19,7 +19,7 @@ __all__ = ["RealStream"]
 _KEPT_BYTES = 4 * 2**30  # decoded images are kept for later epochs when all of them fit in here
 
 
-class RealStream:
+class RealStream(Closing):
     """Batches of training images: each epoch a new order without repetition, its incomplete last batch dropped.
 
     The batch of a step is a function of (seed, step). The next one is decoded in threads while this one is used
@@ -57,14 +57,6 @@ class RealStream:
 
     def _image_bytes(self) -> int:
         return self.transform(self.index.image(0)).numel()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Drop what is being decoded and end the threads."""
