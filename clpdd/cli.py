@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from . import commands
+from .arguments import whole_number
 from .distributed import launched
 from .errors import ClpddError, Preempted, ResourceError, SettingsError
 from .files import explain_os_error, is_memory_error
@@ -64,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     pretrain.add_argument("--images", required=True, nargs="+", help="Parquet files in Hugging Face layout")
     pretrain.add_argument("--out", type=Path, required=True, help=".safetensors file to write")
     pretrain.add_argument("--architecture", default="clpdd_resnet14", help="timm model name")
-    pretrain.add_argument("--epochs", type=_count, default=30, help="passes over the images (default: 30)")
+    pretrain.add_argument("--epochs", type=whole_number(1), default=30, help="passes over the images (default: 30)")
     return parser
 
 
@@ -87,7 +88,7 @@ def _hand_over(add: Callable[..., argparse.ArgumentParser]) -> None:
     predict = add("predict", commands.predict, "classify image files with a classifier made by probe")
     predict.add_argument("classifier", type=Path, help=".safetensors file made by probe")
     predict.add_argument("images", type=Path, nargs="+", help="image files and folders of them")
-    predict.add_argument("--top", type=_count, default=1, help="likeliest classes shown of each (default: 1)")
+    predict.add_argument("--top", type=whole_number(1), default=1, help="likeliest classes shown of each (default: 1)")
     for command in (probe, predict):
         command.add_argument("--model", help="timm model of the encoder (default: encoder_options, or its name)")
         command.add_argument("--weights", type=Path, help="safetensors file of its weights (default: as above)")
@@ -98,13 +99,6 @@ def _hand_over(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--to", choices=["huggingface", "folder", "webdataset", "safetensors"], required=True, help="form to write"
     )
     export.add_argument("--out", type=Path, required=True, help="what to write; must not exist yet")
-
-
-def _count(text: str) -> int:
-    """A whole number from 1 on, of an option."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
-    return int(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

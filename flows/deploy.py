@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import httpx
 import yaml
 from prefect.automations import Automation, AutomationCore
 from prefect.client.orchestration import get_client
@@ -28,6 +29,7 @@ from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectAlreadyExists, PrefectException
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
+from clpdd.arguments import whole_number
 from flows.environment import ROOT
 from flows.pipeline import FLOW, ensure_limit, pipeline
 
@@ -255,6 +257,11 @@ def deploy(
             client.update_global_concurrency_limit(GPU_LIMIT, GlobalConcurrencyLimitUpdate(limit=gpus))
         for automation in automations(missed):
             _create_automation(automation)
+    except httpx.TransportError as error:
+        url = os.environ.get("PREFECT_API_URL")
+        raise DeploymentError(
+            f"no Prefect server answers at {url} ({error}): start it, or correct the address"
+        ) from error
     except (PrefectException, OSError) as error:
         raise DeploymentError(f"the Prefect server refused: {error}") from error
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", file]
@@ -268,7 +275,9 @@ def deploy(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns 0, or 1 after saying what is wrong."""
     parser = argparse.ArgumentParser(prog="python -m flows.deploy", description=__doc__.split("\n")[0])
-    parser.add_argument("--gpus", type=int, default=1, help=f"slots of the concurrency limit {GPU_LIMIT} (default: 1)")
+    parser.add_argument(
+        "--gpus", type=whole_number(1), default=1, help=f"slots of the concurrency limit {GPU_LIMIT} (default: 1)"
+    )
     parser.add_argument(
         "--missed", type=float, default=MISSED.total_seconds(), help="seconds of silence of a lost run (default: 90)"
     )

@@ -26,6 +26,7 @@ from prefect.states import Completed, Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
+from clpdd.arguments import whole_number
 from clpdd.errors import SettingsError
 from clpdd.layout import Layout
 from flows import dvc, processes
@@ -289,12 +290,6 @@ def ensure_limit(name: str, slots: int = 1) -> None:
                 client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=slots))
 
 
-def _parallel(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 64:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to 64")
-    return int(text)
-
-
 def _seconds(text: str) -> float:
     with contextlib.suppress(ValueError):
         if 0 < (value := float(text)) < float("inf"):
@@ -307,7 +302,7 @@ def main(arguments: Sequence[str] | None = None, run: Flow[..., Any] = pipeline)
     parser = argparse.ArgumentParser(description="Run the pipeline under Prefect, without a server.")
     parser.add_argument("targets", nargs="*", help="stages or stage items (default: all)")
     parser.add_argument("-S", "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
-    parser.add_argument("-j", "--parallel", type=_parallel, default=2, help="stages at once (default: 2)")
+    parser.add_argument("-j", "--parallel", type=whole_number(1, 64), default=2, help="stages at once (default: 2)")
     parser.add_argument("--push", action="store_true", help="dvc push afterwards")
     parser.add_argument("-s", "--single-item", action="store_true", help="only the targets, not what they need")
     parser.add_argument("-f", "--force", action="store_true", help="make the targets anew")

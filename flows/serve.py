@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
+from clpdd.arguments import whole_number
 from flows.artifacts import REPORT_URL
 from flows.environment import ROOT
 
@@ -158,9 +159,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.serve", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument(
-        "--port", type=int, default=4200, help="port of the server; the next one serves the result page"
+        "--port",
+        type=whole_number(1, 65534),
+        default=4200,
+        help="port of the server; the next one serves the result page",
     )
-    parser.add_argument("--gpus", type=int, default=1, help="slots of the GPU concurrency limit (default: 1)")
+    parser.add_argument(
+        "--gpus", type=whole_number(1), default=1, help="slots of the GPU concurrency limit (default: 1)"
+    )
     options = parser.parse_args(arguments)
 
     def interrupt(number: int, frame: FrameType | None) -> None:

@@ -19,6 +19,7 @@ from types import FrameType
 
 import psutil  # type: ignore[import-untyped]
 
+from clpdd.arguments import whole_number
 from flows.environment import ROOT
 
 __all__ = ["main"]
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(prog="python -m flows.worker", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--name", help="name of the worker (default: Prefect chooses)")
-    parser.add_argument("--limit", type=int, default=4, help="flow runs at once (default: 4)")
+    parser.add_argument("--limit", type=whole_number(1), default=4, help="flow runs at once (default: 4)")
     parser.add_argument("--grace", type=float, default=GRACE, help=f"seconds to leave in (default: {GRACE:g})")
     options = parser.parse_args(arguments)
     asked = False

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from prefect.logging import disable_run_logger
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from flows import dvc
+from flows import deploy, dvc, serve, worker
 from flows.pipeline import main, pipeline
 
 from .conftest import Toy
@@ -36,8 +38,30 @@ def test_mistakes_are_messages(toy: Toy) -> None:
     assert "holds no dvc.yaml" in refused(toy, folder=str(toy.root / "data"))
 
 
-@pytest.mark.parametrize("option", [["-j", "0"], ["-j", "two"], ["--grace", "-1"], ["--grace", "nan"]])
-def test_impossible_numbers_are_refused_as_arguments(option: list[str]) -> None:
+def test_a_server_that_does_not_answer_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = "http://127.0.0.1:9/api"  # the port of `discard`, which nobody serves
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    with temporary_settings({PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: 0}):
+        assert deploy.main([]) == 1
+    assert f"no Prefect server answers at {url}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("main", "option"),
+    [
+        (main, ["-j", "0"]),
+        (main, ["-j", "65"]),
+        (main, ["-j", "two"]),
+        (main, ["--grace", "-1"]),
+        (main, ["--grace", "nan"]),
+        (serve.main, ["--port", "99999"]),
+        (deploy.main, ["--gpus", "0"]),
+        (worker.main, ["--limit", "-1"]),
+    ],
+)
+def test_impossible_numbers_are_refused_as_arguments(main: Callable[[list[str]], int], option: list[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(option)
     assert left.value.code == 2
