@@ -72,13 +72,8 @@ def evaluate(
     """
     if not distilled or not encoders:
         raise SettingsError("evaluate needs at least one method and one encoder: see methods and encoders")
-    benches = {name: open_bench(name, encoder, stores[name], kernels[name]) for name, encoder in encoders.items()}
+    benches = _open_benches(encoders, stores, kernels)
     first = next(iter(benches.values()))
-    for name, bench in benches.items():
-        if bench.judge.index != first.judge.index:
-            raise ArtifactError(
-                f"{stores[name]['test']} and {first.judge.path} hold other images: run cache again for both"
-            )
     sets = {key: open_set(folder, key, encoders, first) for key, folder in distilled.items()}
     digests = {key: sha256_tree(folder) for key, folder in distilled.items()}
     common = {name: sha256_tree(folder) for name, folder in kernels.items() if name in encoders}
@@ -91,18 +86,37 @@ def evaluate(
         results = _work_through(jobs, Path(work_root), wait)
     order = {key: i for i, key in enumerate(distilled)}
     results.sort(key=lambda r: order[r.distil, r.method])  # stable: within a set in the order of encoders, protocols
-    counts = torch.bincount(first.judge.labels, minlength=first.classes).tolist()
-    contents = {
-        "results.parquet": results_parquet(results),
-        "metrics.json": metrics_json(results),
-        "details.json": details_json(results, list(first.judge.class_names), counts),
-        "plots/accuracy.csv": plot_csv(results),
-    }
+    contents = _contents(results, first)
     for name, data in contents.items():
         write_bytes(Path(out) / name, data)
     if clocks is not None:
         write_json(Path(clocks) / "evaluate.json", _read_clocks(jobs, Path(work_root)))
     return {name: Path(out) / name for name in contents}
+
+
+def _open_benches(
+    encoders: Mapping[str, Encoder], stores: Mapping[str, Mapping[str, Path]], kernels: Mapping[str, Path]
+) -> dict[str, Bench]:
+    """A bench for each encoder, all of them for the same test images."""
+    benches = {name: open_bench(name, encoder, stores[name], kernels[name]) for name, encoder in encoders.items()}
+    first = next(iter(benches.values()))
+    for name, bench in benches.items():
+        if bench.judge.index != first.judge.index:
+            raise ArtifactError(
+                f"{stores[name]['test']} and {first.judge.path} hold other images: run cache again for both"
+            )
+    return benches
+
+
+def _contents(results: list[Result], bench: Bench) -> dict[str, bytes]:
+    """The files by their names; classes and test images are those of any bench."""
+    counts = torch.bincount(bench.judge.labels, minlength=bench.classes).tolist()
+    return {
+        "results.parquet": results_parquet(results),
+        "metrics.json": metrics_json(results),
+        "details.json": details_json(results, list(bench.judge.class_names), counts),
+        "plots/accuracy.csv": plot_csv(results),
+    }
 
 
 # -- pieces ------------------------------------------------------------------------------------------------------------
