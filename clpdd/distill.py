@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Container
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from .errors import ArtifactError, SettingsError
 from .features import FeatureStore
 from .files import sha256_tree
 from .kernels import Kernels
-from .methods import METHODS, Context, OnProgress, Snapshot
+from .methods import METHODS, Context, Method, OnProgress, Snapshot
 from .precision import pass_through, resolve_precision
 from .provenance import code_digest
 from .ranks import ALONE, Ranks
@@ -85,13 +86,10 @@ def distill(
         raise SettingsError(f"methods: unknown method {method!r}; known are {', '.join(METHODS)}")
     chosen = METHODS[method]
     opened = _open_inputs(index, train, validation, kernels, encoder)
-    count = sum(settings.per_class(opened[0].class_names))  # refuses names that are no classes
+    settings.per_class(opened.index.class_names)  # refuses names that are no classes
     spread = method in OPTIMISING
-    if spread and ranks.size > (most := min(count, len(opened[1]), len(opened[2]))):
-        raise SettingsError(
-            f"{ranks.size} ranks share {count} synthetic, {len(opened[1])} training and {len(opened[2])} validation "
-            f"images, and each needs one of all: start at most {most}"
-        )
+    if spread:
+        _refuse_idle_ranks(ranks, settings, opened)
     relevant = _relevant(settings, chosen.settings_used)
     parts = fingerprint(
         method=method,
@@ -99,13 +97,7 @@ def distill(
         settings=relevant,
         seed=seed,
         random_draws=random_draws if method == "random" else None,
-        inputs={
-            "index": opened[0].digest,
-            "train": opened[1].digest,
-            "validation": opened[2].digest,
-            "kernels": sha256_tree(kernels),
-            "encoder": encoder.digest,
-        },
+        inputs=opened.digests | {"kernels": sha256_tree(kernels), "encoder": encoder.digest},
         device=encoder.mean.device.type,
         precision=str(resolve_precision(settings.precision, encoder.mean.device)) if "precision" in relevant else None,
         code=code_digest("clpdd.distill"),
@@ -115,10 +107,10 @@ def distill(
         record: dict[str, Any] = {
             "method": method,
             "name": name,
-            "dataset": opened[0].dataset,
+            "dataset": opened.index.dataset,
             "images_per_class": settings.images_per_class,
             "encoder": encoder.describe(),
-            "feature_mean": opened[3].mean.tolist(),
+            "feature_mean": opened.kernels.mean.tolist(),
             "settings": relevant | {"seed": seed},
             "fingerprint": work.digest,
         }
@@ -128,7 +120,10 @@ def distill(
                 settings,
                 seed,
                 encoder,
-                *opened,
+                opened.index,
+                opened.train,
+                opened.validation,
+                opened.kernels,
                 work.path,
                 record,
                 random_draws,
@@ -140,10 +135,7 @@ def distill(
                 ranks=ranks if spread else ALONE,
             )
             if ranks.first or spread:
-                strictly = spread and context.runtime.deterministic
-                attempt = (lambda: pass_through(encoder, settings.precision)) if strictly else None
-                with deterministic(encoder.mean.device, attempt):
-                    result = chosen(context)
+                result = _compute(chosen, context, strictly=spread and context.runtime.deterministic)
                 if ranks.first:
                     result.save(work.out / "set")
 
@@ -172,23 +164,53 @@ def distill(
     return result
 
 
-def _open_inputs(
-    index: Path, train: Path, validation: Path, kernels: Path, encoder: Encoder
-) -> tuple[Index, FeatureStore, FeatureStore, Kernels]:
-    opened = Index.open(index), FeatureStore.open(train), FeatureStore.open(validation), Kernels.load(kernels)
-    for path, made_with in ((train, opened[1].encoder), (validation, opened[2].encoder), (kernels, opened[3].encoder)):
-        if made_with.get("digest") != encoder.digest or made_with.get("size") != encoder.size:
+@dataclass(frozen=True)
+class _Inputs:
+    """The artifacts that distillation starts from."""
+
+    index: Index
+    train: FeatureStore
+    validation: FeatureStore
+    kernels: Kernels
+
+    @property
+    def digests(self) -> dict[str, str]:
+        return {"index": self.index.digest, "train": self.train.digest, "validation": self.validation.digest}
+
+
+def _open_inputs(index: Path, train: Path, validation: Path, kernels: Path, encoder: Encoder) -> _Inputs:
+    """Refuse what was not made with this encoder, or not from each other."""
+    opened = _Inputs(Index.open(index), FeatureStore.open(train), FeatureStore.open(validation), Kernels.load(kernels))
+    for path, made in ((train, opened.train), (validation, opened.validation), (kernels, opened.kernels)):
+        if made.encoder.get("digest") != encoder.digest or made.encoder.get("size") != encoder.size:
             raise ArtifactError(
                 f"{path} was made with another encoder than {encoder.name}: run cache and kernels again"
             )
-    for store, split in ((opened[1], "train"), (opened[2], "validation")):
+    for store, split in ((opened.train, "train"), (opened.validation, "validation")):
         if store.split != split:
             raise ArtifactError(f"{store.path} holds the split {store.split!r} where {split!r} is needed")
-        if opened[3].digests[split] != store.digest:
+        if opened.kernels.digests[split] != store.digest:
             raise ArtifactError(f"{kernels} was made from other features than {store.path}: run kernels again")
-    if opened[0].split != "train" or opened[1].index != opened[0].digest:
+    if opened.index.split != "train" or opened.train.index != opened.index.digest:
         raise ArtifactError(f"{train} does not hold the images of {index}: run cache again")
     return opened
+
+
+def _refuse_idle_ranks(ranks: Ranks, settings: DistillSettings, opened: _Inputs) -> None:
+    counts = sum(settings.per_class(opened.index.class_names)), len(opened.train), len(opened.validation)
+    if ranks.size > min(counts):
+        raise SettingsError(
+            f"{ranks.size} ranks share {counts[0]} synthetic, {counts[1]} training and {counts[2]} validation images, "
+            f"and each needs one of all: start at most {min(counts)}"
+        )
+
+
+def _compute(method: Method, context: Context, strictly: bool) -> DistilledSet:
+    """Run the method; ``strictly`` only if the encoder's passes can be the same every time."""
+    encoder = context.encoder
+    attempt = (lambda: pass_through(encoder, context.settings.precision)) if strictly else None
+    with deterministic(encoder.mean.device, attempt):
+        return method(context)
 
 
 def _relevant(settings: DistillSettings, used: tuple[str, ...] | None) -> dict[str, Any]:
