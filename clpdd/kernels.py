@@ -7,7 +7,6 @@ mean. The validation split chooses the ridge; the test split is never read.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Kernels", "compute_kernels", "mse_loss"]
 
-log = logging.getLogger(__name__)
 
 FORMAT = 1
 _TENSORS = "moments.safetensors"
@@ -214,7 +212,6 @@ def _kernels(real: FeatureStore, held_out: FeatureStore, settings: KernelSetting
     # Ascending order and >= together: of equal scores the larger ridge wins.
     best = max(range(len(grid)), key=lambda k: (scores[k], grid[k]))
     weights, bias = probes[best]
-    log.info("full-data probe: validation top-1 %.2f %% at ridge %g", scores[best], grid[best])
     return Kernels(
         counts=moments.counts,
         class_means=moments.class_means.float(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ __all__ = [
     "page_is_current",
     "report",
 ]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ def kernels(project: Project, encoder: str) -> None:
     from .kernels import compute_kernels
 
     layout = project.layout
-    compute_kernels(
+    found = compute_kernels(
         layout.features(encoder, "train"),
         layout.features(encoder, "validation"),
         project.settings.kernels,
@@ -122,6 +125,8 @@ def kernels(project: Project, encoder: str) -> None:
         layout.work,
         wait=project.settings.runtime.wait_seconds,
     )
+    score = next(entry["validation_top1"] for entry in found.ridge_scores if entry["ridge"] == found.ridge)
+    log.info("full-data probe: validation top-1 %.2f %% at ridge %g", score, found.ridge)
 
 
 def distill(project: Project, encoder: str, method: str, on_progress: OnProgress | None = None) -> None:

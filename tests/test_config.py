@@ -64,6 +64,7 @@ def test_params_yaml_holds_every_setting_at_its_default_with_a_comment() -> None
         ({"encoder_options": {"clpdd_resnet41": {}}}, "did you mean clpdd_resnet14?"),
         ({"evaluate": {"protocols": ["sgd", "sgd"]}}, "holds a name twice"),
         ({"distill": {"images_per_class": 20}}, "raise kernels.nearest to at least 20"),
+        ({"methods": ["cpl"]}, "cannot be used:\n  methods: unknown method 'cpl'; did you mean clp?"),
         ([1], "must hold a mapping"),
     ],
 )

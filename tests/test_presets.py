@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
@@ -117,7 +118,10 @@ def test_every_dataset_half_indexes_a_tree_in_its_true_layout(tmp_path: Path, da
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_every_encoder_half_walks_one_step_on_random_weights(tmp_path: Path, encoder: str) -> None:
+def test_every_encoder_half_walks_one_step_on_random_weights(
+    tmp_path: Path, encoder: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "clpdd")
     settings = parse_settings(preset(f"imagenet100-{encoder}", FOLDER))
     # one block of each transformer: its input size, embeddings, pooling and normalisation are the true ones
     arguments = None if encoder == "resnet14" else {"depth": 1}
@@ -126,6 +130,7 @@ def test_every_encoder_half_walks_one_step_on_random_weights(tmp_path: Path, enc
     assert walk.made == {"clp": (2, 3, walk.size, walk.size)}
     assert cost is not None
     assert cost.images == 126_689 + 5_000
+    assert "top-1" not in caplog.text  # which is chance, on random weights and images
 
 
 @pytest.mark.slow

@@ -98,7 +98,7 @@ def _known_keys(location: tuple[Any, ...]) -> list[str]:
 
 def _explain(problem: Any) -> str:
     location = tuple(part for part in problem["loc"] if not (isinstance(part, str) and "[" in part))
-    key = ".".join(str(part) for part in location) or "settings"
+    key = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
         known = _known_keys(location[:-1])
         near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
@@ -107,4 +107,5 @@ def _explain(problem: Any) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     value = repr(problem["input"])
     got = f" (got {value if len(value) <= 60 else value[:57] + '...'})" if problem["type"] != "value_error" else ""
-    return f"{key}: {message[0].lower() + message[1:] if message[:5] == 'Input' else message}{got}"
+    told = message[0].lower() + message[1:] if message[:5] == "Input" else message
+    return f"{key}: {told}{got}" if key else f"{told}{got}"  # what concerns several sections names them itself
