@@ -31,7 +31,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from clpdd.arguments import whole_number
 from flows.environment import ROOT
-from flows.pipeline import FLOW, ensure_limit, pipeline
+from flows.limits import ensure_limit
+from flows.pipeline import FLOW, pipeline
 
 __all__ = ["DeploymentError", "automations", "deploy", "read_prefect_yaml"]
 

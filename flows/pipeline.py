@@ -9,17 +9,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import logging
 import queue
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 from prefect import Flow, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from prefect.concurrency.sync import concurrency
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run as this_run
 from prefect.states import Completed, Failed, State
@@ -31,6 +29,7 @@ from clpdd.errors import SettingsError
 from clpdd.layout import Layout
 from flows import dvc, processes
 from flows.artifacts import StageProgress, publish_artifacts
+from flows.limits import Log, ensure_limit, slot_of
 from flows.overrides import apply_overrides
 
 __all__ = ["pipeline", "push_outputs", "run_stage"]
@@ -42,24 +41,11 @@ RESTARTS = 50
 
 Limit = Annotated[int, Field(ge=1, le=64)]
 Names = list[str]
-Log = logging.Logger | logging.LoggerAdapter[Any]
 
 
 def _worth_another_try(task_: Any, run: Any, state: State[Any]) -> bool:
     """Prefect's retry condition: only what may end differently, and never while the run is being stopped."""
     return isinstance(state.data, (dvc.StageInterrupted, dvc.StageStarved)) and not processes.stopping()
-
-
-@contextlib.contextmanager
-def _slot(name: str | None, say: Log) -> Iterator[None]:
-    """Hold one slot of the named concurrency limit; its lease ends by itself a minute after a holder's death."""
-    if name is None:
-        yield
-        return
-    asked = time.monotonic()
-    with concurrency(name, occupy=1, lease_duration=60, strict=True, raise_on_lease_renewal_failure=False):
-        say.info("holds a slot of %s after %.0f s", name, time.monotonic() - asked)
-        yield
 
 
 def _work(root: Path, stage: dvc.Stage, alone: bool, say: Log, grace: float, force: bool) -> None:
@@ -105,7 +91,7 @@ def run_stage(
     say = get_run_logger()
     found = dvc.Probe.OUTDATED if force else dvc.Probe.UNCHANGED if not dirty else dvc.probe(root, stage.name)
     if found is dvc.Probe.OUTDATED:
-        with _slot(gpu, say):
+        with slot_of(gpu, say):
             _work(root, stage, alone, say, grace, force)
         return Completed(data="made")
     if found is dvc.Probe.RESTORABLE:
@@ -274,20 +260,6 @@ def _end(future: PrefectFuture[Any]) -> State[Any]:
     future.wait()
     state = future.state
     return state if state.is_final() else Failed(message="the process that ran it was lost")
-
-
-def ensure_limit(name: str, slots: int = 1) -> None:
-    """Create the global concurrency limit ``name`` with ``slots`` slots unless it exists."""
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
-    from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
-
-    with get_client(sync_client=True) as client:
-        try:
-            client.read_global_concurrency_limit_by_name(name)
-        except ObjectNotFound:
-            with contextlib.suppress(ObjectAlreadyExists):
-                client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=slots))
 
 
 def _seconds(text: str) -> float:
