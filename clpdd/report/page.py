@@ -150,7 +150,8 @@ def _gallery(
         ("Distilled" if facts["headline"]["synthetic"] else METHODS.get(method, method), chosen.images, chosen.labels)
     ]
     central = sets.get((encoder, "centroid"))
-    if central is not None and len(central) and method != "centroid":
+    beside = central is not None and len(central) > 0 and method != "centroid"
+    if central is not None and beside:
         plural = "s" if settings.distill.most_per_class > 1 else ""
         rows.append((f"Most central real image{plural}", central.images, central.labels))
     if start is not None:
@@ -167,6 +168,7 @@ def _gallery(
     return {
         "encoder": encoder,
         "rows": [label for label, _, _ in rows],
+        "central": beside,
         "chunks": [classes[i : i + step] for i in range(0, len(classes), step)],
         "columns": min(step, len(classes)),
         "images_per_class": min(per_class, settings.distill.most_per_class),

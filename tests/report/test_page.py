@@ -45,6 +45,15 @@ def test_page_stays_small_for_a_hundred_classes(tmp_path: Path) -> None:
     assert len(shown.all("img")) == 20 * 3 + 80 + 1  # three rows of twenty classes, the others, the timelapse
 
 
+@pytest.mark.parametrize("methods", [["clp", "centroid"], ["clp"], ["random", "centroid"], ["centroid"]])
+def test_the_caption_explains_the_rows_that_are_there_and_no_others(methods: list[str], tmp_path: Path) -> None:
+    settings = parse_settings({"methods": methods})
+    paths = write_report(write_artifacts(tmp_path, settings, DIGITS[:3], side=16), settings)
+    text = Page(paths["report.html"].read_text()).text
+    assert ("“Most central” is" in text) == ("Most central real image" in text) == (len(methods) == 2)
+    assert ("“Start” is" in text) == (methods[0] == "clp")
+
+
 @pytest.mark.parametrize("methods", [["full"], ["centroid", "full"], ["random"], ["clp"]])
 def test_any_choice_of_methods_makes_a_page(methods: list[str], tmp_path: Path) -> None:
     settings = parse_settings({"methods": methods})
