@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from clpdd.config import load_settings, parse_settings
-from clpdd.config.editing import editor, plain
+from clpdd.config.editing import editor, put
 from clpdd.errors import SettingsError
 from clpdd.files import write_bytes
 
@@ -69,4 +69,4 @@ def _set(document: Any, override: str) -> None:
         section = section[key]
         if not isinstance(section, dict):
             raise SettingsError(f"the override {override!r}: {'.'.join(keys[:depth])} holds a value, not a section")
-    section[keys[-1]] = plain(value) if isinstance(value, list) else value
+    put(section, keys[-1], value)

@@ -97,6 +97,49 @@ def test_editing_replaces_values_and_keeps_the_rest() -> None:
     assert "# two" in out
 
 
+BLOCKS = """\
+encoders:      # which
+- one          # the first
+- two
+
+# what is cached
+cache:
+  dtype: float16
+variants:
+  hot:
+    x: [1]     # deep
+
+# what is distilled
+distill:
+  crop_area:
+  - 0.5
+  - 1.0
+  steps: 3
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "changed"),
+    [
+        ({"encoders": ["three"]}, "encoders: [three] # which\n\n# what is cached\ncache:\n  dtype"),
+        ({"variants": {}}, "variants: {}\n\n# what is distilled\ndistill:\n"),
+        ({"variants": {"cold": {"x": 2}}}, "variants: {cold: {x: 2}}\n\n# what is distilled\ndistill:\n"),
+        ({"distill": {"crop_area": [0.1, 0.2]}}, "distill:\n  crop_area: [0.1, 0.2]\n  steps: 3\n"),
+        ({"encoders": None}, "encoders: null # which\n\n# what is cached\n"),
+    ],
+)
+def test_lists_and_sections_on_lines_of_their_own_are_replaced_and_what_follows_stays(
+    changes: dict[str, Any], changed: str
+) -> None:
+    """That is how ``dvc exp run -S`` leaves the file."""
+    out = edited(BLOCKS, changes, ("variants",))
+    expected = yaml.safe_load(BLOCKS)
+    for key, value in changes.items():
+        expected[key] = expected[key] | value if key == "distill" else value
+    assert yaml.safe_load(out) == expected
+    assert changed in out
+
+
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_every_dataset_half_indexes_a_tree_in_its_true_layout(tmp_path: Path, dataset: str) -> None:
     changes = preset(f"{dataset}-resnet14", FOLDER)

@@ -8,8 +8,10 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import CommentMark
+from ruamel.yaml.tokens import CommentToken
 
-__all__ = ["edited", "editor", "plain"]
+__all__ = ["edited", "editor", "put"]
 
 
 def editor() -> YAML:
@@ -35,6 +37,28 @@ def plain(value: Any) -> Any:
     return made
 
 
+def put(section: Any, key: str, value: Any) -> None:
+    """Set ``section[key]``, on one line. Comments beside the key and up to the next one stay."""
+    old = section.get(key)
+    if isinstance(old, (CommentedMap, CommentedSeq)) and old and not old.fa.flow_style():
+        # ruamel hangs what follows a value that fills lines of its own on its last line, which is about to go
+        before, beside = (section.ca.items.get(key) or [None] * 4)[1:3]
+        own = beside.value.partition("\n")[0] if beside is not None else ""
+        mark = beside.start_mark if beside is not None else CommentMark(0)
+        section.ca.items[key] = [None, before, CommentToken(f"{own}\n{_after(old)}", mark, None), None]
+    section[key] = plain(value)
+
+
+def _after(value: Any) -> str:
+    """Blank lines and comments that stand after a value written on lines of its own."""
+    last, place = (len(value) - 1, 0) if isinstance(value, CommentedSeq) else (list(value)[-1], 2)
+    inner = value[last]
+    if isinstance(inner, (CommentedMap, CommentedSeq)) and inner and not inner.fa.flow_style():
+        return _after(inner)
+    comment = value.ca.items.get(last)
+    return comment[place].value.partition("\n")[2] if comment and comment[place] is not None else ""
+
+
 def edited(text: str, changes: Mapping[str, Any], whole: tuple[str, ...] = ()) -> str:
     """``text`` with nested ``changes``. Sections are entered; what ``whole`` names at the top is replaced entirely."""
     document = editor().load(text) or CommentedMap()
@@ -46,7 +70,7 @@ def edited(text: str, changes: Mapping[str, Any], whole: tuple[str, ...] = ()) -
                     section[key] = CommentedMap()
                 change(section[key], value, False)
             else:
-                section[key] = plain(value)
+                put(section, key, value)
 
     change(document, changes, True)
     stream = io.StringIO()
