@@ -21,6 +21,7 @@ from tests.browser import open_browser
 from tests.ranks import Launcher
 
 os.environ["DVC_NO_ANALYTICS"] = "1"  # no command of the tests may look for a network
+_THREADS = torch.get_num_threads()
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def launcher() -> Iterator[Launcher]:
 
 @pytest.fixture(autouse=True)
 def _same_threads() -> Iterator[None]:
-    """Tests that set torch's thread count must not slow the others."""
-    before = torch.get_num_threads()
+    """Last bits depend on the number of threads: what a test, or a fixture of many, sets must not reach the others."""
+    torch.set_num_threads(_THREADS)
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(_THREADS)

@@ -36,6 +36,7 @@ class World:
     distilled: Mapping[tuple[str, str], Path]
 
     def evaluate(self, room: Path, settings: EvaluateSettings = SETTINGS, **changes: Any) -> Path:
+        torch.set_num_threads(1)  # as in the processes that it is compared with
         encoders = changes.pop("encoders", self.encoders)
         arguments: dict[str, Any] = {
             "distilled": self.distilled,

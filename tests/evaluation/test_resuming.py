@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from clpdd.errors import Preempted
 from clpdd.files import read_json, sha256_file
@@ -59,7 +58,6 @@ def test_a_killed_run_goes_on_with_the_next_piece_and_ends_in_the_same_bytes(
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "results").exists()
     kept = {piece: (piece.stat().st_ino, sha256_file(piece)) for piece in pieces}
-    torch.set_num_threads(1)
     assert contents(world.evaluate(tmp_path)) == contents(room / "results")
     assert {piece: (piece.stat().st_ino, sha256_file(piece)) for piece in kept} == kept
 
