@@ -52,7 +52,7 @@ ablate: install ## CLP-DD's choices varied one at a time, on validation data; on
 	@clpdd ablate
 
 speed: install ## speed and memory of the parts, measured side by side
-	python -m benchmarks
+	python -m speed
 
 serve: install ## a Prefect server, worker and the deployments on 127.0.0.1 until Ctrl-C
 	python -m flows.serve

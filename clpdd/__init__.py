@@ -1,6 +1,6 @@
 """Dataset distillation for linear probes over frozen vision encoders (CLP-DD, arXiv 2605.07194).
 
-The ten-line door, without settings files or DVC::
+In ten lines, without settings files or DVC::
 
     import clpdd
 
@@ -18,25 +18,25 @@ import importlib
 from typing import Any
 
 _WHERE = {
-    "AugmentSettings": "config",
-    "CacheSettings": "config",
+    "AugmentSettings": "config.augment",
+    "CacheSettings": "config.cache",
     "ClpddError": "errors",
-    "DatasetSettings": "config",
-    "DistillSettings": "config",
-    "DistilledSet": "distilled",
-    "Encoder": "encoders",
-    "EvaluateSettings": "config",
-    "FeatureStore": "features",
-    "Index": "datasets",
-    "KernelSettings": "config",
-    "Kernels": "kernels",
-    "Settings": "config",
+    "DatasetSettings": "config.dataset",
+    "DistillSettings": "config.distill",
+    "DistilledSet": "distilled.dataset",
+    "Encoder": "encoders.encoder",
+    "EvaluateSettings": "config.evaluate",
+    "FeatureStore": "features.store",
+    "Index": "datasets.index",
+    "KernelSettings": "config.kernels",
+    "Kernels": "features.kernels",
+    "Settings": "config.settings",
     "Workspace": "workspace",
-    "build_index": "datasets",
-    "index_arrays": "datasets",
-    "join_encoders": "joint",
-    "load_encoder": "encoders",
-    "load_settings": "config",
+    "build_index": "datasets.build",
+    "index_arrays": "datasets.build",
+    "join_encoders": "encoders.loading",
+    "load_encoder": "encoders.loading",
+    "load_settings": "config.loading",
 }
 
 __all__ = list(_WHERE)

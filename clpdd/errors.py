@@ -6,6 +6,9 @@ Anything that is not a ``ClpddError`` is a defect of the program and keeps its t
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 __all__ = [
     "ArtifactError",
     "BusyError",
@@ -15,6 +18,8 @@ __all__ = [
     "Preempted",
     "ResourceError",
     "SettingsError",
+    "SingularError",
+    "remedied",
 ]
 
 
@@ -54,6 +59,10 @@ class NumericalError(ClpddError):
     exit_code = 6
 
 
+class SingularError(NumericalError):
+    """A linear system has no unique solution."""
+
+
 class BusyError(ClpddError):
     """Another run holds the same work folder."""
 
@@ -64,3 +73,18 @@ class Preempted(ClpddError):
     """The run was asked to stop and has saved its state: start it again to go on (75 is EX_TEMPFAIL)."""
 
     exit_code = 75
+
+
+@contextlib.contextmanager
+def remedied(*, singular: str, infinite: str) -> Iterator[None]:
+    """Say what to do about a ``NumericalError`` of the block: the mathematics that raises it knows no settings.
+
+    Args:
+        singular: the remedy where a system has no unique solution.
+        infinite: the remedy where numbers are not finite.
+    """
+    try:
+        yield
+    except NumericalError as error:
+        remedy = singular if isinstance(error, SingularError) else infinite
+        raise type(error)(f"{error}: {remedy}") from error

@@ -7,18 +7,28 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from .config import CacheSettings, DatasetSettings, DistillSettings, EvaluateSettings, KernelSettings
-from .datasets import build_index
-from .distill import distill
-from .distilled import DistilledSet
-from .encoders import Encoder, load_encoder
+from .config.cache import CacheSettings
+from .config.dataset import DatasetSettings
+from .config.distill import DistillSettings
+from .config.evaluate import EvaluateSettings
+from .config.kernels import KernelSettings
+from .config.runtime import RuntimeSettings
+from .config.settings import Settings
+from .config.variants import MethodVariant
+from .datasets.build import build_index
+from .distilled.dataset import DistilledSet
+from .encoders.encoder import Encoder
+from .encoders.loading import load_encoder
 from .errors import ArtifactError
-from .evaluation import evaluate
-from .features import cache_features
-from .files import read_json, write_json
-from .kernels import Kernels, compute_kernels
-from .layout import SPLITS, Layout
-from .methods import OnProgress
+from .features.kernels import Kernels
+from .optimise.context import OnProgress, Watch
+from .stages.cache import cache_features
+from .stages.distill import distill
+from .stages.evaluate import evaluate, evaluation_data
+from .stages.kernels import compute_kernels
+from .stages.project import Project, Run
+from .storage.files import read_json, write_json
+from .storage.layout import SPLITS, Layout
 
 __all__ = ["Workspace"]
 
@@ -53,10 +63,11 @@ class Workspace:
     ) -> None:
         self.layout = Layout(Path(folder))
         self.encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder
-        # a decoding process would need the caller's script to be importable, which a notebook is not
-        self.cache_settings = cache or CacheSettings(workers=0)
+        self.cache_settings = cache or CacheSettings()
         self.kernel_settings = kernels or KernelSettings()
         self.seed = seed
+        # a decoding process would need the caller's script to be importable, which a notebook is not
+        self.run = Run(work=self.layout.work, clocks=self.layout.clocks, runtime=RuntimeSettings(workers=0))
         self._index(dataset)
 
     def _index(self, dataset: DatasetSettings | None) -> None:
@@ -80,48 +91,41 @@ class Workspace:
         """Features of every split: their stores."""
         stores = {split: self.layout.features(self.encoder.name, split) for split in SPLITS}
         for split, target in stores.items():
-            cache_features(self.layout.index(split), self.encoder, self.cache_settings, target, self.layout.work)
+            cache_features(self.layout.index(split), self.encoder, self.cache_settings, target, self.run)
         return stores
 
     def kernels(self) -> Kernels:
         """Moments and the full-data probe."""
         stores = self.cache()
         target = self.layout.kernels(self.encoder.name)
-        return compute_kernels(stores["train"], stores["validation"], self.kernel_settings, target, self.layout.work)
+        return compute_kernels(stores["train"], stores["validation"], self.kernel_settings, target, self.run)
 
     def distill(
         self, method: str = "clp", settings: DistillSettings | None = None, on_progress: OnProgress | None = None
     ) -> DistilledSet:
         """Distil with one method; the set is also in ``folder/distilled``."""
-        name = self.encoder.name
         self.kernels()
         return distill(
-            method,
-            index=self.layout.index("train"),
-            train=self.layout.features(name, "train"),
-            validation=self.layout.features(name, "validation"),
-            kernels=self.layout.kernels(name),
-            encoder=self.encoder,
-            target=self.layout.distilled(name, method),
-            work_root=self.layout.work,
-            settings=settings,
+            MethodVariant(method, method, settings or DistillSettings()),
+            Project(Settings(), self.layout).training(self.encoder.name),
+            self.encoder,
+            self.layout.distilled(self.encoder.name, method),
             seed=self.seed,
-            on_progress=on_progress,
+            run=self.run,
+            watch=Watch(on_progress=on_progress),
         )
 
     def evaluate(self, *methods: str, settings: EvaluateSettings | None = None) -> dict[str, dict[str, float]]:
         """Mean test top-1 in percent by method and protocol, of sets distilled before."""
         name = self.encoder.name
+        self.cache()
         paths = evaluate(
             {(name, method): self.layout.distilled(name, method) for method in methods},
-            {name: self.encoder},
-            {name: self.cache()},
-            {name: self.layout.kernels(name)},
+            {name: evaluation_data(self.layout, name, self.encoder)},
             settings or EvaluateSettings(),
-            self.seed,
             self.layout.results,
-            self.layout.work,
-            self.layout.clocks,
+            seed=self.seed,
+            run=self.run,
         )
         scores: dict[str, dict[str, list[float]]] = {}
         for row in pq.read_table(paths["results.parquet"]).to_pylist():

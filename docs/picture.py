@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from clpdd.distilled import DistilledSet, grid, png_bytes
-from clpdd.files import write_bytes
+from clpdd.distilled.dataset import DistilledSet, grid, png_bytes
+from clpdd.storage.files import write_bytes
 
 distilled = DistilledSet.load("data/distilled/clpdd_resnet14/clp")
 assert distilled.start is not None

@@ -30,8 +30,8 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort
 from prefect.runtime import flow_run
 
-from clpdd.files import sha256_file
-from clpdd.layout import Layout
+from clpdd.storage.files import sha256_file
+from clpdd.storage.layout import Layout
 
 __all__ = ["REPORT_URL", "StageProgress", "key", "publish_artifacts", "read_progress", "result_rows"]
 

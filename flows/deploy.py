@@ -29,7 +29,7 @@ from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectAlreadyExists, PrefectException
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
-from clpdd.arguments import whole_number
+from clpdd.cli.arguments import whole_number
 from flows.environment import ROOT
 from flows.limits import ensure_limit
 from flows.pipeline import FLOW, pipeline

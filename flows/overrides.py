@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
-from clpdd.config import load_settings, parse_settings
 from clpdd.config.editing import editor, put
+from clpdd.config.loading import load_settings, parse_settings
 from clpdd.errors import SettingsError
-from clpdd.files import write_bytes
+from clpdd.storage.files import write_bytes
 
 __all__ = ["apply_overrides", "parse_override"]
 

@@ -24,10 +24,11 @@ from prefect.states import Completed, Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from clpdd.arguments import whole_number
+from clpdd.cli.arguments import whole_number
 from clpdd.errors import SettingsError
-from clpdd.layout import Layout
-from flows import dvc, processes
+from clpdd.storage.layout import Layout
+from flows import dvc_commands as dvc
+from flows import processes
 from flows.artifacts import StageProgress, publish_artifacts
 from flows.limits import Log, ensure_limit, slot_of
 from flows.overrides import apply_overrides

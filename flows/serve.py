@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from clpdd.arguments import whole_number
+from clpdd.cli.arguments import whole_number
 from flows.artifacts import REPORT_URL
 from flows.environment import ROOT
 

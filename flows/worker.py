@@ -19,7 +19,7 @@ from types import FrameType
 
 import psutil  # type: ignore[import-untyped]
 
-from clpdd.arguments import whole_number
+from clpdd.cli.arguments import whole_number
 from flows.environment import ROOT
 
 __all__ = ["main"]

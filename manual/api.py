@@ -1,4 +1,4 @@
-"""The reference of the Python door: directives for mkdocstrings, one a public name."""
+"""The reference of the Python interface: directives for mkdocstrings, one a public name."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def _file(block: Block, names: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(block.text, encoding="utf-8")
     if path.suffix == ".yaml":
-        from clpdd.config import load_settings
+        from clpdd.config.loading import load_settings
 
         load_settings(path)
 
@@ -118,7 +118,7 @@ def _command(line: str) -> str:
 
 
 def _clpdd(arguments: Sequence[str]) -> tuple[str, int]:
-    from clpdd.cli import main
+    from clpdd.cli.main import main
 
     output = io.StringIO()
     root = logging.getLogger()

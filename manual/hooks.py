@@ -12,7 +12,7 @@ from typing import Any
 
 from mkdocs.exceptions import PluginError
 
-from clpdd.cli import build_parser
+from clpdd.cli.main import build_parser
 from clpdd.datasets.index import SCHEMA as INDEX
 from clpdd.evaluation.tables import SCHEMA as RESULTS
 from manual.api import api_reference

@@ -14,7 +14,9 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from clpdd.config import DistillSettings, Settings, Variant
+from clpdd.config.distill import DistillSettings
+from clpdd.config.settings import Settings
+from clpdd.config.variants import Variant
 
 from .comments import read_comments
 from .markup import code, prose, table

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from clpdd.layout import SPLITS
+from clpdd.storage.layout import SPLITS
 
 from .markup import code, table
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from clpdd.config import BUILT_IN
+from clpdd.config.variants import BUILT_IN
 
 from .markup import code, table
 

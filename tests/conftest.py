@@ -11,14 +11,20 @@ from typing import Any
 import pytest
 import torch
 
-from clpdd.config import CacheSettings, DatasetSettings, KernelSettings, SplitLimits
-from clpdd.datasets import build_index
-from clpdd.encoders import Encoder, load_encoder
-from clpdd.features import cache_features
-from clpdd.kernels import compute_kernels
-from clpdd.layout import SPLITS, Layout
+from clpdd.config.cache import CacheSettings
+from clpdd.config.dataset import DatasetSettings, SplitLimits
+from clpdd.config.kernels import KernelSettings
+from clpdd.config.settings import Settings
+from clpdd.datasets.build import build_index
+from clpdd.encoders.encoder import Encoder
+from clpdd.encoders.loading import load_encoder
+from clpdd.stages.cache import cache_features
+from clpdd.stages.kernels import compute_kernels
+from clpdd.stages.project import Project, TrainingData
+from clpdd.storage.layout import SPLITS, Layout
 from tests.browser import open_browser
 from tests.ranks import Launcher
+from tests.runs import run_in
 
 os.environ["DVC_NO_ANALYTICS"] = "1"  # no command of the tests may look for a network
 _THREADS = torch.get_num_threads()
@@ -31,17 +37,18 @@ class World:
     layout: Layout
     encoder: Encoder
 
-    def inputs(self, root: Path) -> dict[str, object]:
+    @property
+    def data(self) -> TrainingData:
+        """What distillations read."""
+        return Project(Settings(), self.layout).training(self.encoder.name)
+
+    def inputs(self, root: Path, **runtime: Any) -> dict[str, Any]:
         """Arguments of ``distill`` that say where things are; results and partial work go below ``root``."""
-        name = self.encoder.name
         return {
-            "index": self.layout.index("train"),
-            "train": self.layout.features(name, "train"),
-            "validation": self.layout.features(name, "validation"),
-            "kernels": self.layout.kernels(name),
+            "data": self.data,
             "encoder": self.encoder,
             "target": root / "set",
-            "work_root": root / "work",
+            "run": run_in(root / "work", **runtime),
         }
 
 
@@ -60,13 +67,13 @@ def world(tmp_path_factory: pytest.TempPathFactory, encoder: Encoder) -> World:
     )
     for split in SPLITS:
         target = layout.features(encoder.name, split)
-        cache_features(layout.index(split), encoder, CacheSettings(workers=0), target, layout.work)
+        cache_features(layout.index(split), encoder, CacheSettings(), target, run_in(layout.work))
     compute_kernels(
         layout.features(encoder.name, "train"),
         layout.features(encoder.name, "validation"),
         KernelSettings(),
         layout.kernels(encoder.name),
-        layout.work,
+        run_in(layout.work),
     )
     return World(layout, encoder)
 

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import torch
 
-from clpdd.config import DistillSettings
-from clpdd.datasets import Index
-from clpdd.encoders import Encoder
-from clpdd.features import FeatureStore
-from clpdd.kernels import Kernels
-from clpdd.layout import Layout
-from clpdd.methods.base import Context
-from clpdd.ranks import ALONE, Ranks
-from clpdd.seeding import generator
+from clpdd.config.distill import DistillSettings
+from clpdd.datasets.index import Index
+from clpdd.distributed.group import ALONE, Ranks
+from clpdd.encoders.encoder import Encoder
+from clpdd.features.kernels import Kernels
+from clpdd.features.store import FeatureStore
+from clpdd.functional.seeding import generator
+from clpdd.optimise.context import Context
+from clpdd.storage.layout import Layout
 
 from .conftest import World
 
@@ -24,14 +24,14 @@ def open_context(
 ) -> Context:
     """From the artifacts of ``encoder`` in a data folder; partial work goes to ``work``."""
     return Context(
-        settings,
-        0,
-        encoder,
-        Index.open(index),
-        FeatureStore.open(layout.features(encoder.name, "train")),
-        FeatureStore.open(layout.features(encoder.name, "validation")),
-        Kernels.load(layout.kernels(encoder.name)),
-        work,
+        settings=settings,
+        seed=0,
+        encoder=encoder,
+        index=Index.open(index),
+        train=FeatureStore.open(layout.features(encoder.name, "train")),
+        validation=FeatureStore.open(layout.features(encoder.name, "validation")),
+        kernels=Kernels.load(layout.kernels(encoder.name)),
+        work=work,
         ranks=ranks,
     )
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,20 +18,22 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from clpdd.config import AugmentSettings, DistillSettings
-from clpdd.distill import distill
-from clpdd.distilled import DistilledSet
-from clpdd.distributed import connect
-from clpdd.encoders import load_encoder
+from clpdd.config.augment import AugmentSettings
+from clpdd.config.distill import DistillSettings
+from clpdd.distilled.dataset import DistilledSet
+from clpdd.distributed.group import ALONE, Ranks
+from clpdd.distributed.launch import connect
+from clpdd.encoders.loading import load_encoder
 from clpdd.errors import ClpddError, Preempted, SettingsError
-from clpdd.layout import Layout
-from clpdd.methods.base import Context
+from clpdd.functional.parts import parts_of
+from clpdd.functional.seeding import generator
 from clpdd.methods.clp import ClosedFormProbe
 from clpdd.methods.lgm import GradientMatch
 from clpdd.methods.problem import FeatureProblem
-from clpdd.parts import parts_of
-from clpdd.ranks import ALONE, Ranks
-from clpdd.seeding import generator
+from clpdd.optimise.context import Context
+from clpdd.stages.distill import distill
+from clpdd.storage.layout import Layout
+from tests.runs import variant
 
 from .conftest import World
 from .contexts import open_context
@@ -59,7 +63,6 @@ RUN: dict[str, Any] = {
     "extend_every": 2,
     "validate_every": 3,
     "preview_every": 3,
-    "checkpoint_every_steps": 2,
     "images_per_class": IMAGES,
 }
 
@@ -71,13 +74,13 @@ def losses(world: World, work: Path, ranks: Ranks = ALONE) -> dict[str, dict[str
         made = _context(world, work / name, ranks, settings)
         pixels = torch.rand(len(made.labels), 3, 64, 64, generator=generator(0, "test"))
         own = pixels[made.rows.start : made.rows.stop]
-        with kind(made) as problem:
+        with closing(kind(made)) as problem:
             if "members" in name:  # as if its features were those of two encoders
                 problem.parts = parts_of([(200, 1.0), (world.encoder.dim - 200, 3.0)])
             loss, pull = gradient(problem, own, 5)
             found[name] = {
                 "loss": torch.tensor(loss),
-                "gradient": ranks.collect(pull, len(pixels)),
+                "gradient": ranks.gather(pull, len(pixels)),
                 "score": torch.tensor(problem.validate((own * 255).byte())),
                 "cost": torch.tensor(problem.cost[1]),
             }
@@ -98,8 +101,9 @@ def run(
     world: World, root: Path, ranks: Ranks = ALONE, method: str = "clp", steps: int = STEPS, **more: Any
 ) -> DistilledSet:
     """One distillation: work and result go below ``root``."""
-    places: dict[str, Any] = world.inputs(root) | {"target": root / method}
-    return distill(method, **places, settings=DistillSettings(steps=steps, **RUN), ranks=ranks, **more)
+    places = world.inputs(root, checkpoint_every_steps=2) | {"target": root / method}
+    places["run"] = dataclasses.replace(places["run"], ranks=ranks)
+    return distill(variant(method, DistillSettings(steps=steps, **RUN)), **places, **more)
 
 
 @contextlib.contextmanager
@@ -125,11 +129,11 @@ def _hold() -> None:
 def before_the_kill(world: World, root: Path, ranks: Ranks) -> None:
     """Losses, a whole run, and a run whose second rank waits at step 6 for being killed."""
     found = losses(world, root / f"losses-{ranks.rank}", ranks)
-    if ranks.first:
+    if ranks.is_main:
         flat = {f"{name}/{what}": tensor.contiguous() for name, own in found.items() for what, tensor in own.items()}
         save_file(flat, root / "losses.safetensors")
     run(world, root / "whole", ranks)
-    with contextlib.nullcontext() if ranks.first else _at_validation(2, _hold):
+    with contextlib.nullcontext() if ranks.is_main else _at_validation(2, _hold):
         run(world, root / "killed", ranks)
 
 
@@ -137,7 +141,7 @@ def after_the_kill(world: World, root: Path, ranks: Ranks) -> None:
     """The killed run and one that one process has begun go on; a third is stopped on the second rank; and so forth."""
     run(world, root / "killed", ranks)
     run(world, root / "begun", ranks)
-    with contextlib.nullcontext() if ranks.first else _at_validation(1, stop_this_process):
+    with contextlib.nullcontext() if ranks.is_main else _at_validation(1, stop_this_process):
         try:
             run(world, root / "stopped", ranks)
         except Preempted as error:

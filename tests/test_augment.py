@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clpdd.augment import augment
-from clpdd.config import AugmentSettings
-from clpdd.resample import crop_matrix, resize
-from clpdd.seeding import generator
+from clpdd.config.augment import AugmentSettings
+from clpdd.functional.augment import augment
+from clpdd.functional.resample import crop_matrix, resize
+from clpdd.functional.seeding import generator
 
 OFF = AugmentSettings(flip=0.0, crop=False)
 ALL = AugmentSettings(noise=0.5)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clpdd.checkpoint import Checkpoint, load_latest, save_checkpoint
+from clpdd.storage.checkpoint import Checkpoint, load_latest, save_checkpoint
 
 
 def make(step: int) -> Checkpoint:

@@ -15,16 +15,19 @@ import pytest
 import torch
 from PIL import Image
 
-import clpdd.models
-from clpdd.classifier import Classifier, classify_files, find_images, train_classifier
-from clpdd.cli import main
-from clpdd.config import AugmentSettings, DistillSettings, EvaluateSettings
-from clpdd.datasets import Index
-from clpdd.distill import distill
-from clpdd.distilled import DistilledSet
+import clpdd.encoders.architectures
+from clpdd.cli.main import main
+from clpdd.config.augment import AugmentSettings
+from clpdd.config.distill import DistillSettings
+from clpdd.config.evaluate import EvaluateSettings
+from clpdd.datasets.index import Index
+from clpdd.distilled.dataset import DistilledSet
+from clpdd.encoders.calling import encode
 from clpdd.errors import ArtifactError, DataError, ResourceError, SettingsError
-from clpdd.features import FeatureStore
-from clpdd.precision import encode
+from clpdd.features.store import FeatureStore
+from clpdd.probe.classifier import Classifier, classify_files, find_images, train_classifier
+from clpdd.stages.distill import distill
+from tests.runs import variant
 
 from .conftest import World
 
@@ -35,7 +38,7 @@ QUICK = EvaluateSettings(views=10, epochs=200, learning_rate=1e-2, augment=GENTL
 @pytest.fixture(scope="module")
 def data(world: World, tmp_path_factory: pytest.TempPathFactory) -> DistilledSet:
     settings = DistillSettings(steps=40, augment=GENTLE, validate_every=20, preview_every=40)
-    return distill("clp", **world.inputs(tmp_path_factory.mktemp("classifier")), settings=settings)  # type: ignore[arg-type]
+    return distill(variant("clp", settings), **world.inputs(tmp_path_factory.mktemp("classifier")))
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +230,7 @@ def test_weights_named_on_the_line_are_taken_without_a_word(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     data.save("set")
-    weights = Path(clpdd.models.__file__).parent / "weights" / "clpdd_resnet14.tin100.safetensors"
+    weights = Path(clpdd.__file__).parent / "weights" / "clpdd_resnet14.tin100.safetensors"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         line = ["probe", "set", "--out", "out.safetensors", "--protocol", "closed_form", "--weights", str(weights)]
@@ -238,7 +241,7 @@ def test_weights_named_on_the_line_are_taken_without_a_word(
 def test_where_the_classifier_cannot_go_is_told_before_it_is_trained(
     data: DistilledSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("clpdd.classifier.train_classifier", None)
+    monkeypatch.setattr("clpdd.probe.classifier.train_classifier", None)
     data.save(tmp_path / "set")
     for out in (tmp_path, tmp_path / "set" / "data.parquet" / "x"):
         assert main(["probe", str(tmp_path / "set"), "--out", str(out)]) == ResourceError.exit_code

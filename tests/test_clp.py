@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from clpdd.config import AugmentSettings
-from clpdd.methods.base import Context
+from clpdd.config.augment import AugmentSettings
+from clpdd.functional.objectives import attach, blocked_gradient, outer_loss
+from clpdd.functional.seeding import generator
 from clpdd.methods.clp import ClosedFormProbe
-from clpdd.objectives import attach, blocked_gradient, outer_loss
-from clpdd.seeding import generator
+from clpdd.optimise.context import Context
 
 from .conftest import World
 from .contexts import context, start

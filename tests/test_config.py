@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from clpdd.config import BUILT_IN, Settings, load_settings, parse_settings, resolve
-from clpdd.config.variants import METHODS as NAMES
-from clpdd.config.variants import OPTIMISING
+from clpdd.catalogue.methods import METHODS
+from clpdd.config.loading import load_settings, parse_settings
+from clpdd.config.settings import Settings
+from clpdd.config.variants import BUILT_IN, MethodVariant, resolve
 from clpdd.errors import SettingsError
-from clpdd.methods import METHODS
+from clpdd.methods.loading import load_method
 
 PARAMS = Path(__file__).parent.parent / "params.yaml"
 
@@ -134,20 +135,22 @@ def test_a_variant_changes_what_it_names_and_nothing_else() -> None:
             "methods": ["hot", "lgm", "clp"],
         }
     )
-    assert settings.variant("clp") == ("clp", settings.distill)
-    method, hot = settings.variant("hot")
+    assert settings.variant("clp") == MethodVariant("clp", "clp", settings.distill)
+    variant = settings.variant("hot")
+    method, hot = variant.method, variant.settings
     assert method == "clp"
     assert hot.augment.flip == 0.25
     assert hot.model_copy(update={"augment": settings.distill.augment}) == settings.distill
     assert hot.augment.crop_area == [0.5, 1.0]
-    method, lgm = settings.variant("lgm")  # the user's on top of the built-in one
+    variant = settings.variant("lgm")  # the user's on top of the built-in one
+    method, lgm = variant.method, variant.settings
     assert (method, lgm.steps, lgm.learning_rate, lgm.schedule) == ("lgm", 7, 2e-3, "constant")
     assert (lgm.augment.noise, lgm.augment.crop_area, lgm.temperature) == (0.5, [0.5, 1.0], 0.7)
-    assert not settings.model_copy().variant("lgm-no-dsa")[1].augment.active
+    assert not settings.model_copy().variant("lgm-no-dsa").settings.augment.active
 
 
 def test_every_built_in_variant_is_of_a_known_method() -> None:
-    assert set(NAMES) == set(METHODS)
-    assert set(OPTIMISING) <= set(NAMES)
+    for name in METHODS:
+        assert load_method(name).name == name
     for name in BUILT_IN:
-        assert resolve(name, Settings().distill)[0] in METHODS
+        assert resolve(name, Settings().distill).method in METHODS

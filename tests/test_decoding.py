@@ -14,11 +14,11 @@ import pytest
 import timm
 from PIL import Image
 
-from clpdd.datasets import index_arrays
-from clpdd.decoding import Preprocess, choose_workers, decode_batches
-from clpdd.encoders import Encoder
+from clpdd.datasets.build import index_arrays
+from clpdd.encoders.encoder import Encoder
 from clpdd.errors import ArtifactError, DataError, ResourceError
-from clpdd.files import sha256_bytes
+from clpdd.features.decoding import Preprocess, choose_workers, decode_batches
+from clpdd.storage.files import sha256_bytes
 
 BATCHES = [(0, 7), (7, 14), (14, 20), (20, 23)]
 PREPROCESS = Preprocess(resize=16, crop=16, interpolation="bicubic")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from clpdd.deterministic import deterministic
+from clpdd.encoders.deterministic import deterministic
 from clpdd.errors import SettingsError
 
 CUDA = torch.device("cuda")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -14,18 +15,22 @@ from typing import Any
 import pytest
 import torch
 
-from clpdd.config import AugmentSettings, DistillSettings
-from clpdd.datasets import Index
-from clpdd.distill import distill
-from clpdd.distilled import DistilledSet
+from clpdd.config.augment import AugmentSettings
+from clpdd.config.distill import DistillSettings
+from clpdd.config.variants import MethodVariant
+from clpdd.datasets.index import Index
+from clpdd.distilled.dataset import DistilledSet
+from clpdd.encoders.calling import encode
 from clpdd.errors import ArtifactError, BusyError, NumericalError, SettingsError
-from clpdd.features import FeatureStore
-from clpdd.files import sha256_tree
-from clpdd.kernels import Kernels
-from clpdd.methods import Snapshot, problem
-from clpdd.precision import encode
-from clpdd.resident import RealFeatures
-from clpdd.state import ImageState
+from clpdd.features.kernels import Kernels
+from clpdd.features.store import FeatureStore
+from clpdd.methods import problem
+from clpdd.optimise.context import Snapshot, Watch
+from clpdd.optimise.images import ImageState
+from clpdd.optimise.real_features import RealFeatures
+from clpdd.stages.distill import distill
+from clpdd.storage.files import sha256_tree
+from tests.runs import run_in, variant
 
 from .conftest import World
 
@@ -36,12 +41,12 @@ QUICK: dict[str, Any] = {
     "extend_every": 2,
     "validate_every": 4,
     "preview_every": 4,
-    "checkpoint_every_steps": 3,
 }
+SAVES = {"checkpoint_every_steps": 3}
 
 
 def run(world: World, root: Path, method: str = "clp", **settings: Any) -> DistilledSet:
-    return distill(method, **world.inputs(root), settings=DistillSettings(**QUICK | settings))  # type: ignore[arg-type]
+    return distill(variant(method, DistillSettings(**QUICK | settings)), **world.inputs(root, **SAVES))
 
 
 def in_a_process(world: World, root: Path, hold_at: int = 0, **settings: Any) -> subprocess.Popen[str]:
@@ -50,24 +55,29 @@ def in_a_process(world: World, root: Path, hold_at: int = 0, **settings: Any) ->
     script = textwrap.dedent(f"""
         import json, sys
         from pathlib import Path
-        from clpdd.cli import _stop
+        from clpdd.cli.main import _stop
         import signal
         signal.signal(signal.SIGTERM, _stop)
-        from clpdd.config import DistillSettings
-        from clpdd.distill import distill
-        from clpdd.encoders import load_encoder
+        from clpdd.config.distill import DistillSettings
+        from clpdd.config.runtime import RuntimeSettings
+        from clpdd.config.settings import Settings
+        from clpdd.config.variants import MethodVariant
+        from clpdd.optimise.context import Watch
+        from clpdd.stages.distill import distill
+        from clpdd.stages.project import Project, Run
+        from clpdd.encoders.loading import load_encoder
         from clpdd.errors import ClpddError
-        from clpdd.layout import Layout
+        from clpdd.storage.layout import Layout
         layout, root = Layout(Path({str(world.layout.root)!r})), Path({str(root)!r})
         def say(step, readings):
             print(step, flush=True)
             if step == {hold_at}:
                 signal.pause()
         try:
-            distill("clp", index=layout.index("train"), train=layout.features({name!r}, "train"),
-                    validation=layout.features({name!r}, "validation"), kernels=layout.kernels({name!r}),
-                    encoder=load_encoder({name!r}, device="cpu"), target=root / "set", work_root=root / "work",
-                    settings=DistillSettings(**json.loads({json.dumps(QUICK | settings)!r})), on_progress=say)
+            distill(MethodVariant("clp", "clp", DistillSettings(**json.loads({json.dumps(QUICK | settings)!r}))),
+                    Project(Settings(), layout).training({name!r}), load_encoder({name!r}, device="cpu"),
+                    root / "set", run=Run(work=root / "work", runtime=RuntimeSettings(**{SAVES!r})),
+                    watch=Watch(on_progress=say))
         except ClpddError as error:
             print(error, file=sys.stderr)
             sys.exit(error.exit_code)
@@ -182,8 +192,8 @@ def test_tuning_works_where_the_test_split_does_not_exist(world: World, tmp_path
     """Kernels and distillation give the same bytes when every file of the test split is gone."""
     import shutil
 
-    from clpdd.config import KernelSettings
-    from clpdd.kernels import compute_kernels
+    from clpdd.config.kernels import KernelSettings
+    from clpdd.stages.kernels import compute_kernels
 
     layout, name = world.layout, world.encoder.name
     bare = type(layout)(tmp_path / "bare")
@@ -193,7 +203,7 @@ def test_tuning_works_where_the_test_split_does_not_exist(world: World, tmp_path
         (shutil.copytree if path.is_dir() else shutil.copyfile)(path, target)
     assert not [p for p in bare.root.rglob("*") if "test" in p.name]
     features = bare.features(name, "train"), bare.features(name, "validation")
-    compute_kernels(*features, KernelSettings(), bare.kernels(name), bare.work)
+    compute_kernels(*features, KernelSettings(), bare.kernels(name), run_in(bare.work))
     assert sha256_tree(bare.kernels(name)) == sha256_tree(layout.kernels(name))
     run(World(bare, world.encoder), tmp_path / "one")
     run(world, tmp_path / "other")
@@ -266,7 +276,7 @@ def test_diverging_is_told_and_the_last_checkpoint_kept(world: World, tmp_path: 
 
 def test_repeated_images_with_no_ridge_are_a_singular_kernel(world: World, tmp_path: Path) -> None:
     off = AugmentSettings(flip=0.0, crop=False, noise=0.0)
-    with pytest.raises(NumericalError, match=r"singular.*raise the ridge"):
+    with pytest.raises(NumericalError, match=r"singular.*raise distill.ridge"):
         run(world, tmp_path, initialisation="zero", ridge=0.0, augment=off)
 
 
@@ -281,11 +291,9 @@ def test_snapshots_show_the_way_and_a_killed_run_goes_on_showing_it(world: World
                 raise KeyboardInterrupt
 
         made = distill(
-            method,
-            **world.inputs(root),  # type: ignore[arg-type]
-            settings=DistillSettings(**QUICK | {"keep": "last"}),
-            snapshots=steps,
-            on_snapshot=keep,
+            variant(method, DistillSettings(**QUICK | {"keep": "last"})),
+            **world.inputs(root, **SAVES),
+            watch=Watch(snapshots=steps, on_snapshot=keep),
         )
         assert torch.equal(seen[12].images, made.images)
         return seen
@@ -304,11 +312,10 @@ def test_snapshots_show_the_way_and_a_killed_run_goes_on_showing_it(world: World
 def test_neighbours_are_the_nearest_real_images_of_the_same_class(world: World, tmp_path: Path) -> None:
     clp = run(world, tmp_path / "one")
     found = distill(
-        "neighbor",
-        **world.inputs(tmp_path / "one") | {"target": tmp_path / "neighbor"},  # type: ignore[arg-type]
-        settings=DistillSettings(**QUICK),
+        variant("neighbor", DistillSettings(**QUICK)),
+        **world.inputs(tmp_path / "one") | {"target": tmp_path / "neighbor"},
     )
-    index, store = Index.open(world.layout.index("train")), FeatureStore.open(world.inputs(tmp_path)["train"])  # type: ignore[arg-type]
+    index, store = Index.open(world.layout.index("train")), FeatureStore.open(world.data.train)
     rows = [index.ids.index(name) for name in found.info["sources"]]
     Z, real = encode(world.encoder, clp.images), store.features()
     for z, label, row in zip(Z, clp.labels, rows, strict=True):
@@ -320,7 +327,7 @@ def test_neighbours_are_the_nearest_real_images_of_the_same_class(world: World, 
 
 
 def test_a_variant_is_called_by_its_name(world: World, tmp_path: Path) -> None:
-    made = distill("clp", **world.inputs(tmp_path), settings=DistillSettings(**QUICK), name="mine")  # type: ignore[arg-type]
+    made = distill(MethodVariant("mine", "clp", DistillSettings(**QUICK)), **world.inputs(tmp_path))
     assert (made.method, made.name) == ("clp", "mine")
     assert made.info["encoder_images"] == {"forward": 120, "backward": 120}
 
@@ -336,38 +343,40 @@ def test_unknown_method_lists_the_known(world: World, tmp_path: Path) -> None:
 
 
 def test_features_of_another_encoder_are_refused(world: World, tmp_path: Path) -> None:
-    from clpdd.encoders import load_encoder
+    from clpdd.encoders.loading import load_encoder
 
     other = World(world.layout, world.encoder)
     inputs = other.inputs(tmp_path) | {"encoder": load_encoder("clpdd_resnet14", image_size=32, device="cpu")}
     with pytest.raises(ArtifactError, match="another encoder"):
-        distill("clp", **inputs, settings=DistillSettings(**QUICK))  # type: ignore[arg-type]
+        distill(variant("clp", DistillSettings(**QUICK)), **inputs)
 
 
 @pytest.mark.parametrize("wrong", ["test as validation", "kernels of other features", "another index"])
 def test_inputs_that_do_not_belong_together_are_refused(world: World, tmp_path: Path, wrong: str) -> None:
     """Above all, no path leads features of the test split into a distillation."""
-    from clpdd.config import DatasetSettings, KernelSettings, SplitLimits
-    from clpdd.datasets import build_index
-    from clpdd.kernels import compute_kernels
+    from clpdd.config.dataset import DatasetSettings, SplitLimits
+    from clpdd.config.kernels import KernelSettings
+    from clpdd.datasets.build import build_index
+    from clpdd.stages.kernels import compute_kernels
 
     layout, name = world.layout, world.encoder.name
     inputs = world.inputs(tmp_path)
     if wrong == "test as validation":
-        inputs["validation"] = layout.features(name, "test")
+        changed = {"validation": layout.features(name, "test")}
     elif wrong == "another index":
         build_index(DatasetSettings(max_per_class=SplitLimits(train=12)), 1, tmp_path / "index")
-        inputs["index"] = tmp_path / "index" / "train.parquet"
+        changed = {"index": tmp_path / "index" / "train.parquet"}
     else:
         other = KernelSettings(nearest=3)
         stores = layout.features(name, "train"), layout.features(name, "validation")
-        compute_kernels(*stores, other, tmp_path / "kernels", tmp_path / "work")
+        compute_kernels(*stores, other, tmp_path / "kernels", run_in(tmp_path / "work"))
         record = json.loads((tmp_path / "kernels" / "kernels.json").read_text())
         text = json.dumps(record).replace(record["digests"]["validation"], "0" * 64)
         (tmp_path / "kernels" / "kernels.json").write_text(text)
-        inputs["kernels"] = tmp_path / "kernels"
+        changed = {"kernels": tmp_path / "kernels"}
+    inputs["data"] = dataclasses.replace(world.data, **changed)
     with pytest.raises(ArtifactError):
-        distill("clp", **inputs, settings=DistillSettings(**QUICK))  # type: ignore[arg-type]
+        distill(variant("clp", DistillSettings(**QUICK)), **inputs)
 
 
 def test_a_second_run_of_the_same_work_is_told_so(world: World, tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from clpdd.distilled import DistilledSet, grid
+from clpdd.distilled.dataset import DistilledSet, grid
 from clpdd.errors import ArtifactError
-from clpdd.files import sha256_tree
+from clpdd.storage.files import sha256_tree
 
 
 def make(

@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-from clpdd import stages
-from clpdd.datasets import index_arrays
-from clpdd.distributed import launched, neighbours
+from clpdd.datasets.build import index_arrays
+from clpdd.distributed.group import ALONE, Ranks, device_number
+from clpdd.distributed.launch import launched, neighbours
+from clpdd.distributed.work import await_ranks, hold_as_rank, shared
 from clpdd.errors import BusyError, ResourceError, SettingsError
-from clpdd.files import sha256_tree
-from clpdd.ranks import ALONE, Ranks, device_number
-from clpdd.shared_work import await_ranks, hold_as_rank, shared
-from clpdd.work import WorkFolder
+from clpdd.stages.cache import run_cache
+from clpdd.stages.project import open_project
+from clpdd.storage.files import sha256_tree
+from clpdd.storage.work import WorkFolder
 
 from .ranks import PATIENCE, Launcher
 
@@ -29,15 +30,15 @@ ENCODER = "clpdd_resnet14"
 
 
 def test_a_process_started_alone_is_a_group_of_one() -> None:
-    assert launched({"LOCAL_RANK": "3", "MASTER_PORT": "1"}) is ALONE
-    assert ALONE.first
-    assert ALONE.gather(4) == [4]
-    assert ALONE.from_first(5) == 5
+    assert Ranks(*launched({"LOCAL_RANK": "3", "MASTER_PORT": "1"})) == ALONE
+    assert ALONE.is_main
+    assert ALONE.all_gather_object(4) == [4]
+    assert ALONE.broadcast_object(5) == 5
     assert ALONE.share([1, 2, 3]) == [1, 2, 3]
 
 
 def test_what_the_launcher_says_is_taken() -> None:
-    assert launched(COMPLETE) == Ranks(1, 2, 1)
+    assert Ranks(*launched(COMPLETE)) == Ranks(1, 2, 1)
 
 
 @pytest.mark.parametrize("name", sorted(COMPLETE))
@@ -105,7 +106,7 @@ def test_a_rank_that_outlived_its_run_is_waited_for(tmp_path: Path) -> None:
 def test_one_process_waits_too_for_a_rank_that_outlived_its_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clpdd.shared_work._PATIENCE", 0.0)
+    monkeypatch.setattr("clpdd.distributed.work._PATIENCE", 0.0)
     work = WorkFolder(tmp_path, "cache", "encoder/train", {})
     with shared(work, ALONE):
         assert not (work.path / "lock").exists()  # nothing to wait for, nothing left behind
@@ -121,21 +122,21 @@ def test_one_process_waits_too_for_a_rank_that_outlived_its_run(
 COLLECTIVES = """
 import json
 import torch
-import clpdd.ranks
-from clpdd.distributed import connect
+import clpdd.distributed.group
+from clpdd.distributed.launch import connect
 from clpdd.errors import ResourceError, SettingsError
 
-clpdd.ranks._PIECE = 64  # several pieces of these rows
+clpdd.distributed.group._PIECE = 64  # several pieces of these rows
 everything = torch.arange(5 * 2 * 3).view(5, 2, 3)
 with connect() as ranks:
     own = everything[list(ranks.span(5))]
-    assert torch.equal(ranks.whole(own, 5), everything)
-    assert torch.equal(ranks.whole(own.transpose(0, 1), 5, axis=1), everything.transpose(0, 1))
-    assert torch.equal(ranks.collect(own, 5), everything if ranks.first else own)
-    assert torch.equal(ranks.collect(own[:0], 0), own[:0])
-    assert torch.equal(ranks.deal(everything if ranks.first else everything.to("meta")), own)
-    assert torch.equal(ranks.copy(torch.tensor(7.5 - ranks.rank)), torch.tensor(7.5))
-    total, ones = ranks.sum(torch.tensor([[1.0 + ranks.rank, 2.0]]), torch.ones(()))
+    assert torch.equal(ranks.all_gather(own, 5), everything)
+    assert torch.equal(ranks.all_gather(own.transpose(0, 1), 5, axis=1), everything.transpose(0, 1))
+    assert torch.equal(ranks.gather(own, 5), everything if ranks.is_main else own)
+    assert torch.equal(ranks.gather(own[:0], 0), own[:0])
+    assert torch.equal(ranks.scatter(everything if ranks.is_main else everything.to("meta")), own)
+    assert torch.equal(ranks.broadcast(torch.tensor(7.5 - ranks.rank)), torch.tensor(7.5))
+    total, ones = ranks.all_reduce(torch.tensor([[1.0 + ranks.rank, 2.0]]), torch.ones(()))
     try:
         ranks.agree("colours", ranks.rank)
         refused = ""
@@ -143,15 +144,15 @@ with connect() as ranks:
         refused = str(error)
     ranks.agree("colours", ["red", None, 1.5])
     for cards in (None, "one"), ("one", "two"), (None, None):
-        ranks.apart(cards[ranks.rank])
+        ranks.check_distinct_devices(cards[ranks.rank])
     try:
-        ranks.apart("one")
+        ranks.check_distinct_devices("one")
         raise SystemExit("two ranks share a device")
     except ResourceError as error:
         shared = str(error)
-    values = [total.tolist(), ones.item(), ranks.from_first("\N{SNOWMAN}" * (1 + ranks.rank)), refused]
-    values += [ranks.gather({"rank": "x" * ranks.rank}), ranks.highest(ranks.rank, -ranks.rank)]
-    values += [[ranks.here, ranks.rivals], shared]
+    values = [total.tolist(), ones.item(), ranks.broadcast_object("\N{SNOWMAN}" * (1 + ranks.rank)), refused]
+    values += [ranks.all_gather_object({"rank": "x" * ranks.rank}), ranks.all_reduce_max(ranks.rank, -ranks.rank)]
+    values += [[ranks.local_size, ranks.sharing_cores], shared]
     print(json.dumps(values))
 """
 
@@ -171,7 +172,7 @@ def test_every_rank_gets_what_the_collectives_promise(launcher: Launcher) -> Non
 MEETING = """
 import sys
 import torch.distributed as dist
-from clpdd.cli import main
+from clpdd.cli.main import main
 
 meet = dist.rendezvous
 
@@ -226,7 +227,7 @@ def eventually(condition: Callable[[], bool]) -> bool:
 
 HELD_AFTER_TWO_SHARDS = """
 import sys
-from clpdd.cli import main
+from clpdd.cli.main import main
 from clpdd.features.proof import Proven
 
 add = Proven.add
@@ -275,7 +276,7 @@ def test_a_killed_rank_is_noticed_and_the_group_resumes_to_the_bytes_of_one_proc
     (project / "data" / "index").rename(project / "alone" / "index")
     threads = torch.get_num_threads()
     try:
-        stages.cache(stages.open_project(project / "params.yaml", project / "alone"), ENCODER)
+        run_cache(open_project(project / "params.yaml", project / "alone"), ENCODER)
     finally:
         torch.set_num_threads(threads)
     for split in ("train", "validation", "test"):

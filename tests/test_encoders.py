@@ -19,13 +19,16 @@ from safetensors.torch import load_file, save_file
 from timm.data import create_transform, resolve_data_config
 from torchvision import transforms as tv
 
-from clpdd.config import KNOWN_ENCODERS, EncoderOptions, parse_settings
-from clpdd.decoding import Preprocess
-from clpdd.encoders import Encoder, load_encoder
+from clpdd.catalogue.encoders import KNOWN_ENCODERS
+from clpdd.config.encoder import EncoderOptions
+from clpdd.config.loading import parse_settings
+from clpdd.encoders.architectures import default_cfgs
+from clpdd.encoders.calling import encode
+from clpdd.encoders.encoder import Encoder
+from clpdd.encoders.loading import load_encoder
+from clpdd.encoders.weights import load_weights
 from clpdd.errors import ArtifactError, ResourceError, SettingsError
-from clpdd.localweights import load_weights
-from clpdd.models import default_cfgs
-from clpdd.precision import encode
+from clpdd.features.decoding import Preprocess
 
 
 def picture(width: int, height: int) -> Image.Image:
@@ -56,7 +59,7 @@ def test_weights_that_cannot_be_downloaded_say_how_to_bring_a_file(tmp_path: Pat
     """In a process of its own, since the hub reads its settings when it is imported."""
     script = """
 import sys
-from clpdd.encoders import load_encoder
+from clpdd.encoders.loading import load_encoder
 from clpdd.errors import ArtifactError
 try:
     load_encoder("vit_small_patch14_dinov2.lvd142m", device="cpu")

@@ -10,12 +10,12 @@ import timm
 import torch
 from torch import Tensor
 
-from clpdd.config import AugmentSettings
-from clpdd.encoders import Encoder
-from clpdd.engine import Views, features, step
-from clpdd.precision import batch_that_fits, encoder_call, saved_bytes
-from clpdd.state import ImageState
-from clpdd.synthetic import Parameterisation
+from clpdd.config.augment import AugmentSettings
+from clpdd.encoders.calling import batch_that_fits, encoder_call, saved_bytes
+from clpdd.encoders.encoder import Encoder
+from clpdd.functional.image_gradient import Views, features, step
+from clpdd.optimise.images import ImageState
+from clpdd.optimise.parameterisation import Parameterisation
 
 from .pixels import Pixels
 
@@ -158,7 +158,8 @@ def test_the_core_needs_torch_and_timm_alone() -> None:
         "import sys\n"
         "for name in ('pydantic', 'zarr', 'pyarrow', 'yaml', 'jinja2', 'sklearn', 'tqdm', 'prefect', 'dvc'):\n"
         "    sys.modules[name] = None\n"
-        "import clpdd.augment, clpdd.encoders, clpdd.engine, clpdd.matching, clpdd.moments, clpdd.objectives\n"
-        "import clpdd.precision, clpdd.resident, clpdd.ridge, clpdd.state, clpdd.synthetic\n"
+        "from clpdd.functional import augment, image_gradient, matching, moments, objectives, ridge\n"
+        "from clpdd.encoders import calling, loading\n"
+        "from clpdd.optimise import images, parameterisation, real_features\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

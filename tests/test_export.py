@@ -14,10 +14,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from torchvision.datasets import ImageFolder
 
-from clpdd.distilled import DistilledSet
+from clpdd.distilled.dataset import DistilledSet
+from clpdd.distilled.export import FORMATS, export
 from clpdd.errors import ArtifactError, ResourceError
-from clpdd.export import FORMATS, export
-from clpdd.files import sha256_tree
+from clpdd.storage.files import sha256_tree
 
 NAMES = ["zero", "../one", "zwei/двa"]
 

@@ -13,7 +13,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from clpdd.config import Settings, load_settings
+from clpdd.config.loading import load_settings
+from clpdd.config.settings import Settings
 from clpdd.errors import SettingsError
 
 from .datasets.test_decode import rgb_or_data_error

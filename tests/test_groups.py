@@ -9,15 +9,23 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from clpdd import stages
-from clpdd.config import Settings, parse_settings
-from clpdd.datasets import Index
-from clpdd.features import FeatureStore
-from clpdd.files import read_json
-from clpdd.kernels import Kernels
-from clpdd.layout import Layout
-from clpdd.probe import Probes, score
-from clpdd.table import result_table
+from clpdd.config.loading import parse_settings
+from clpdd.config.settings import Settings
+from clpdd.datasets.index import Index
+from clpdd.features.kernels import Kernels
+from clpdd.features.store import FeatureStore
+from clpdd.probe.linear import Probes
+from clpdd.probe.scoring import score
+from clpdd.report.table import result_table
+from clpdd.stages.cache import run_cache
+from clpdd.stages.distill import run_distill
+from clpdd.stages.evaluate import run_evaluate
+from clpdd.stages.index import run_index
+from clpdd.stages.kernels import run_kernels
+from clpdd.stages.project import Project
+from clpdd.stages.report import run_report
+from clpdd.storage.files import read_json
+from clpdd.storage.layout import Layout
 
 from .trees import TREES
 
@@ -35,16 +43,16 @@ def settings(root: Path) -> Settings:
     )
 
 
-def run(folder: Path, root: Path, through: tuple[str, ...]) -> stages.Project:
-    project = stages.Project(settings(root), Layout(folder))
+def run(folder: Path, root: Path, through: tuple[str, ...]) -> Project:
+    project = Project(settings(root), Layout(folder))
     name = "clpdd_resnet14"
-    stages.index(project)
-    stages.cache(project, name)
-    stages.kernels(project, name)
+    run_index(project)
+    run_cache(project, name)
+    run_kernels(project, name)
     for method in METHODS:
-        stages.distill(project, name, method)
+        run_distill(project, name, method)
     for stage in through:
-        getattr(stages, stage)(project)
+        {"evaluate": run_evaluate, "report": run_report}[stage](project)
     return project
 
 
@@ -56,7 +64,7 @@ def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, birds: Path) -> stages.Project:
+def project(tmp_path_factory: pytest.TempPathFactory, birds: Path) -> Project:
     return run(tmp_path_factory.mktemp("project"), birds, ("evaluate", "report"))
 
 
@@ -73,7 +81,7 @@ def test_the_worst_group_is_the_lowest_share_of_right_images_of_any_group() -> N
     assert score(probes, [(Z, labels)]).groups is None
 
 
-def test_groups_reach_the_store_as_they_stand_in_the_index(project: stages.Project) -> None:
+def test_groups_reach_the_store_as_they_stand_in_the_index(project: Project) -> None:
     index = Index.open(project.layout.index("test"))
     store = FeatureStore.open(project.layout.features("clpdd_resnet14", "test"))
     assert store.groups == index.groups
@@ -83,7 +91,7 @@ def test_groups_reach_the_store_as_they_stand_in_the_index(project: stages.Proje
 PLACES = ("land", "water")
 
 
-def test_results_hold_the_worst_group_of_every_probe(project: stages.Project) -> None:
+def test_results_hold_the_worst_group_of_every_probe(project: Project) -> None:
     layout = project.layout
     rows = pq.read_table(layout.results / "results.parquet").to_pylist()
     assert all(0 <= row["worst_group"] <= row["top1"] for row in rows)
@@ -104,7 +112,7 @@ def test_results_hold_the_worst_group_of_every_probe(project: stages.Project) ->
     assert metrics["worst_group"] == pytest.approx(min(shares.values()), abs=1e-4)
 
 
-def test_table_and_report_show_it_beside_the_mean(project: stages.Project) -> None:
+def test_table_and_report_show_it_beside_the_mean(project: Project) -> None:
     table = result_table(project.layout)
     assert "worst group %" in table.splitlines()[0]
     page = (project.layout.results / "report.html").read_text()
@@ -113,7 +121,7 @@ def test_table_and_report_show_it_beside_the_mean(project: stages.Project) -> No
     assert "worst_group" in json.dumps(lines)
 
 
-def test_no_training_sees_the_groups(project: stages.Project, birds: Path, tmp_path: Path) -> None:
+def test_no_training_sees_the_groups(project: Project, birds: Path, tmp_path: Path) -> None:
     other = tmp_path / "birds"
     TREES["waterbirds"](other, "waterbirds", 1)  # makes the folders; the images are those of the first
     home = "waterbird_complete95_forest2water2"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,29 +15,41 @@ import torch
 from safetensors.torch import save_file
 
 import clpdd
-from clpdd import stages
-from clpdd.classifier import Classifier
-from clpdd.cli import main
-from clpdd.config import CacheSettings, DistillSettings, KernelSettings, parse_settings
-from clpdd.cost import encoder_pass, whole_pass
-from clpdd.distilled import DistilledSet
-from clpdd.dryrun import dry_run
-from clpdd.encoders import Encoder, load_encoder
+from clpdd.cli.cost import encoder_pass, whole_pass
+from clpdd.cli.dry_run import dry_run
+from clpdd.cli.main import main
+from clpdd.config.cache import CacheSettings
+from clpdd.config.distill import DistillSettings
+from clpdd.config.kernels import KernelSettings
+from clpdd.config.loading import parse_settings
+from clpdd.distilled.dataset import DistilledSet
+from clpdd.encoders.calling import encode
+from clpdd.encoders.encoder import Encoder
+from clpdd.encoders.joint import JointEncoder
+from clpdd.encoders.loading import load_encoder
 from clpdd.errors import SettingsError
-from clpdd.features import FeatureStore, cache_features
-from clpdd.files import read_json
-from clpdd.joint import JointEncoder
-from clpdd.kernels import Kernels, compute_kernels
-from clpdd.layout import Layout
-from clpdd.methods.base import Context
+from clpdd.features.kernels import Kernels
+from clpdd.features.store import FeatureStore
+from clpdd.functional.parts import WHOLE, parts_of
+from clpdd.functional.seeding import generator
 from clpdd.methods.clp import ClosedFormProbe
 from clpdd.methods.lgm import GradientMatch
 from clpdd.methods.problem import FeatureProblem
 from clpdd.methods.real import Neighbor
-from clpdd.parts import WHOLE, parts_of
-from clpdd.precision import encode
-from clpdd.probe import fit_ridge, score
-from clpdd.seeding import generator
+from clpdd.optimise.context import Context
+from clpdd.probe.classifier import Classifier
+from clpdd.probe.closed_form import fit_ridge
+from clpdd.probe.scoring import score
+from clpdd.stages.cache import cache_features, run_cache
+from clpdd.stages.distill import run_distill
+from clpdd.stages.evaluate import run_evaluate
+from clpdd.stages.index import run_index
+from clpdd.stages.kernels import compute_kernels, run_kernels
+from clpdd.stages.project import Project, open_project
+from clpdd.stages.report import run_report
+from clpdd.storage.files import read_json
+from clpdd.storage.layout import Layout
+from tests.runs import run_in
 
 from .conftest import World
 from .contexts import open_context
@@ -77,10 +90,10 @@ def layout(world: World, members: dict[str, Encoder], tmp_path_factory: pytest.T
 def cached(world: World, layout: Layout, encoder: Encoder) -> None:
     stores = {split: layout.features(encoder.name, split) for split in ("train", "validation")}
     for split, target in stores.items():
-        settings = CacheSettings(workers=0, dtype="float32")
-        cache_features(world.layout.index(split), encoder, settings, target, layout.work, progress=False)
+        settings = CacheSettings(dtype="float32")
+        cache_features(world.layout.index(split), encoder, settings, target, run_in(layout.work), progress=False)
     target = layout.kernels(encoder.name)
-    compute_kernels(stores["train"], stores["validation"], KernelSettings(), target, layout.work)
+    compute_kernels(stores["train"], stores["validation"], KernelSettings(), target, run_in(layout.work))
 
 
 def context(world: World, layout: Layout, encoder: Encoder, room: Path, **settings: Any) -> Context:
@@ -166,7 +179,7 @@ def test_loss_gradient_and_score_are_the_weighted_means_of_the_members(
     settings = {"precision": "float32", "encoder_batch": 512} | settings
 
     def run(encoder: Encoder) -> tuple[float, torch.Tensor, float]:
-        with problem(context(world, layout, encoder, tmp_path, **settings)) as made:
+        with closing(problem(context(world, layout, encoder, tmp_path, **settings))) as made:
             return *gradient(made, images(), 3), made.validate((images() * 255).byte())
 
     alone = [run(encoder) for encoder in members.values()]
@@ -185,7 +198,7 @@ def test_two_passes_equal_one(world: World, layout: Layout, members: dict[str, E
         ClosedFormProbe(context(world, layout, joint, tmp_path, augmentations=3, encoder_batch=batch))
         for batch in (512, 7)
     )
-    with one, two:
+    with closing(one), closing(two):
         loss, found = gradient(one, images(), 5)
         again, chunked = gradient(two, images(), 5)
     assert again == pytest.approx(loss, rel=1e-5)
@@ -224,7 +237,7 @@ def test_neighbours_are_near_in_the_mean_of_the_members_cosines(
     joint = JointEncoder("both", members, {"one": 1.0, "two": 1.0})
     made = context(world, layout, joint, tmp_path)
     source = DistilledSet((images() * 255).byte(), made.labels, made.index.class_names, {})
-    found = Neighbor()(replace(made, source=source)).info["sources"]
+    found = Neighbor()(replace(made, made_by=lambda _: source)).info["sources"]
     similarity = torch.zeros(len(source), len(made.index))
     for name, encoder in members.items():
         real = FeatureStore.open(layout.features(name, "train")).features()
@@ -266,7 +279,7 @@ def test_an_unknown_member_is_refused_with_near_names_before_work(tmp_path: Path
     options = {"mine": {"model": "resnet10t"}, "both": {"members": {"min": 1.0, "clpdd_resnet14": 1.0}}}
     settings = parse_settings({"encoders": ["mine", "both"], "encoder_options": options})
     with pytest.raises(SettingsError, match=r"encoder_options\.both\.members: timm has no model named 'min'.*mine"):
-        stages.index(stages.Project(settings, Layout(tmp_path / "data")))
+        run_index(Project(settings, Layout(tmp_path / "data")))
     assert not (tmp_path / "data").exists()
 
 
@@ -319,15 +332,15 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "evaluate": {"seeds": 2, "views": 2, "epochs": 5},
     }
     (folder / "params.yaml").write_text(json.dumps(settings))  # JSON is YAML
-    made = stages.open_project(folder / "params.yaml", folder / "data")
-    stages.index(made)
+    made = open_project(folder / "params.yaml", folder / "data")
+    run_index(made)
     for encoder in made.settings.encoders:
-        stages.cache(made, encoder)
-        stages.kernels(made, encoder)
+        run_cache(made, encoder)
+        run_kernels(made, encoder)
         for method in made.settings.methods:
-            stages.distill(made, encoder, method)
-    stages.evaluate(made)
-    stages.report(made)
+            run_distill(made, encoder, method)
+    run_evaluate(made)
+    run_report(made)
     return folder
 
 
@@ -343,7 +356,7 @@ def test_the_pipeline_distils_and_judges_with_a_joint_encoder(project: Path) -> 
 
 
 def test_the_closed_form_protocol_brings_the_members_to_one_scale(project: Path) -> None:
-    made = stages.open_project(project / "params.yaml", project / "data")
+    made = open_project(project / "params.yaml", project / "data")
     encoder, layout = made.encoder("both"), made.layout
     data = DistilledSet.load(layout.distilled("both", "clp"))
     store, mean = FeatureStore.open(layout.features("both", "test")), Kernels.load(layout.kernels("both")).mean
@@ -364,7 +377,7 @@ def test_the_closed_form_protocol_brings_the_members_to_one_scale(project: Path)
 
 
 def test_another_process_is_handed_the_same_encoder(project: Path) -> None:
-    made = stages.open_project(project / "params.yaml", project / "data")
+    made = open_project(project / "params.yaml", project / "data")
     arguments = json.loads(json.dumps(made.encoder_arguments("both")))
     known = read_json(made.layout.kernels("both") / "kernels.json")["encoder"]
     assert load_encoder(**arguments).describe() == known

@@ -15,14 +15,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
 
-from clpdd.config import CacheSettings, KernelSettings
+from clpdd.config.cache import CacheSettings
+from clpdd.config.kernels import KernelSettings
 from clpdd.datasets.index import IndexWriter
-from clpdd.encoders import Encoder, load_encoder
+from clpdd.encoders.encoder import Encoder
+from clpdd.encoders.loading import load_encoder
 from clpdd.errors import ArtifactError, DataError, NumericalError
-from clpdd.features import FeatureStore, cache_features
-from clpdd.files import sha256_bytes, sha256_tree
-from clpdd.kernels import Kernels, compute_kernels
-from clpdd.ridge import centred_one_hot, solve
+from clpdd.features.kernels import Kernels
+from clpdd.features.store import FeatureStore
+from clpdd.functional.ridge import centred_one_hot, solve
+from clpdd.stages.cache import cache_features
+from clpdd.stages.kernels import compute_kernels
+from clpdd.storage.files import sha256_bytes, sha256_tree
+from tests.runs import run_in
 
 CLASSES = 4
 SMALL = KernelSettings(block_rows=50, nearest=3, ridge_grid=[0.01, 0.1, 1.0])
@@ -72,9 +77,9 @@ def make_store(encoders: list[Encoder], tmp_path_factory: pytest.TempPathFactory
                 Image.fromarray(images[0 if constant else row]).save(buffer, "png")
                 data = buffer.getvalue()
                 writer.add(f"{split}-{row:06d}", data, label, 32, 32, sha256_bytes(data))
-        settings = CacheSettings(dtype="float32", workers=0, chunk_rows=32, shard_rows=64)
+        settings = CacheSettings(dtype="float32", chunk_rows=32, shard_rows=64)
         target = folder / f"{split}.zarr"
-        cache_features(folder / "index.parquet", encoders[encoder], settings, target, folder / "work")
+        cache_features(folder / "index.parquet", encoders[encoder], settings, target, run_in(folder / "work"))
         return target
 
     return make
@@ -94,7 +99,7 @@ def validation(make_store: MakeStore) -> Path:
 @pytest.fixture(scope="session")
 def made(train: Path, validation: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("kernels")
-    compute_kernels(train, validation, SMALL, root / "k", root / "work")
+    compute_kernels(train, validation, SMALL, root / "k", run_in(root / "work"))
     return root / "k"
 
 
@@ -166,7 +171,7 @@ def test_the_probe_is_ridge_regression_on_centred_features_and_its_grid_is_score
 
 def test_of_equal_scores_the_larger_ridge_wins(train: Path, validation: Path, tmp_path: Path) -> None:
     settings = SMALL.model_copy(update={"ridge_grid": [0.5, 0.5000001, 0.4999999]})
-    kernels = compute_kernels(train, validation, settings, tmp_path / "k", tmp_path / "work")
+    kernels = compute_kernels(train, validation, settings, tmp_path / "k", run_in(tmp_path / "work"))
     scores = [row["validation_top1"] for row in kernels.ridge_scores]
     assert len(set(scores)) == 1
     assert kernels.ridge == 0.5000001
@@ -190,7 +195,10 @@ def test_the_block_size_changes_rounding_alone(
     train: Path, validation: Path, made: Path, tmp_path: Path, rows: int
 ) -> None:
     settings = SMALL.model_copy(update={"block_rows": rows})
-    one, other = compute_kernels(train, validation, settings, tmp_path / "k", tmp_path / "w"), Kernels.load(made)
+    one, other = (
+        compute_kernels(train, validation, settings, tmp_path / "k", run_in(tmp_path / "w")),
+        Kernels.load(made),
+    )
     assert float((one.gram - other.gram).norm() / other.gram.norm()) < 1e-10
     assert float((one.cross - other.cross).norm() / other.cross.norm()) < 1e-10
     assert torch.equal(one.nearest, other.nearest)
@@ -200,10 +208,10 @@ def test_the_block_size_changes_rounding_alone(
 def test_the_same_inputs_give_the_same_bytes_and_are_not_computed_twice(
     train: Path, validation: Path, made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    compute_kernels(train, validation, SMALL, tmp_path / "k", tmp_path / "work")
+    compute_kernels(train, validation, SMALL, tmp_path / "k", run_in(tmp_path / "work"))
     assert sha256_tree(tmp_path / "k") == sha256_tree(made)
     with caplog.at_level("INFO"):
-        compute_kernels(train, validation, SMALL, tmp_path / "k", tmp_path / "work")
+        compute_kernels(train, validation, SMALL, tmp_path / "k", run_in(tmp_path / "work"))
     assert "already done" in caplog.text
 
 
@@ -214,7 +222,7 @@ def refused(
     kind: type[Exception], match: str, train: Path, validation: Path, tmp_path: Path, **changes: object
 ) -> None:
     with pytest.raises(kind, match=match):
-        compute_kernels(train, validation, SMALL.model_copy(update=changes), tmp_path / "k", tmp_path / "work")
+        compute_kernels(train, validation, SMALL.model_copy(update=changes), tmp_path / "k", run_in(tmp_path / "work"))
     assert not (tmp_path / "k").exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +15,33 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import one_hot
 
-from clpdd.classifier import train_classifier
-from clpdd.config import AugmentSettings, DistillSettings, EvaluateSettings
-from clpdd.datasets import Index
-from clpdd.distill import distill
-from clpdd.distilled import DistilledSet
+from clpdd.config.augment import AugmentSettings
+from clpdd.config.distill import DistillSettings
+from clpdd.config.evaluate import EvaluateSettings
+from clpdd.datasets.index import Index
+from clpdd.distilled.dataset import DistilledSet
+from clpdd.distilled.export import export
+from clpdd.encoders.calling import encode
 from clpdd.errors import ArtifactError, SettingsError
-from clpdd.export import export
-from clpdd.features import FeatureStore
-from clpdd.files import sha256_tree
-from clpdd.kernels import Kernels
-from clpdd.labels import Targets, mean_predictions
-from clpdd.methods import Snapshot
+from clpdd.features.kernels import Kernels
+from clpdd.features.store import FeatureStore
+from clpdd.functional.targets import Targets, mean_predictions
 from clpdd.methods.clp import ClosedFormProbe
 from clpdd.methods.lgm import GradientMatch
-from clpdd.precision import encode
+from clpdd.optimise.context import Snapshot, Watch
+from clpdd.probe.classifier import train_classifier
+from clpdd.stages.distill import distill
+from clpdd.storage.files import sha256_tree
+from tests.runs import variant
 
 from .conftest import World
 from .contexts import context, start
 from .pixels import gradient
-from .test_distill import QUICK
+from .test_distill import QUICK, SAVES
 
 
 def run(world: World, root: Path, method: str = "clp", **settings: Any) -> DistilledSet:
-    return distill(method, **world.inputs(root), settings=DistillSettings(**QUICK | settings))  # type: ignore[arg-type]
+    return distill(variant(method, DistillSettings(**QUICK | settings)), **world.inputs(root, **SAVES))
 
 
 # -- numbers per class -------------------------------------------------------------------------------------------------
@@ -76,7 +80,7 @@ def test_the_gradient_of_the_labels_is_that_of_the_loss(
     world: World, tmp_path: Path, kind: type[ClosedFormProbe] | type[GradientMatch], batch: int
 ) -> None:
     settings: dict[str, Any] = {"labels": "learned", "augmentations": 2, "encoder_batch": batch}
-    with kind(context(world, tmp_path, precision="float32", **settings)) as problem:
+    with closing(kind(context(world, tmp_path, precision="float32", **settings))) as problem:
         gradient(problem, start(), 3)
         logits, found = problem.targets.logits, problem.targets._gradient
         assert logits is not None
@@ -94,9 +98,9 @@ def test_the_gradient_of_the_labels_is_that_of_the_loss(
 
 
 def test_labels_that_are_fixed_leave_the_gradient_of_the_images_alone(world: World, tmp_path: Path) -> None:
-    with ClosedFormProbe(context(world, tmp_path, augmentations=1)) as hard:
+    with closing(ClosedFormProbe(context(world, tmp_path, augmentations=1))) as hard:
         expected = gradient(hard, start(), 2)
-    with ClosedFormProbe(context(world, tmp_path, augmentations=1, labels="learned")) as learned:
+    with closing(ClosedFormProbe(context(world, tmp_path, augmentations=1, labels="learned"))) as learned:
         learned.targets = Targets(one_hot(learned.labels, 10).float(), False)
         found = gradient(learned, start(), 2)
     assert found[0] == expected[0]
@@ -112,7 +116,9 @@ def test_a_stopped_run_ends_in_the_labels_of_an_untouched_one(world: World, tmp_
             if snapshot.step == stop_at:
                 raise KeyboardInterrupt
 
-        return distill(method, **world.inputs(root), settings=settings, snapshots=[5], on_snapshot=stop)  # type: ignore[arg-type]
+        return distill(
+            variant(method, settings), **world.inputs(root, **SAVES), watch=Watch(snapshots=[5], on_snapshot=stop)
+        )
 
     untouched = follow(tmp_path / "untouched")
     with pytest.raises(KeyboardInterrupt):

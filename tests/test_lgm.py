@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from clpdd.config import AugmentSettings
-from clpdd.datasets import Index
-from clpdd.encoders import Encoder
-from clpdd.matching import classifier_gradient, match_loss, random_classifier
+from clpdd.config.augment import AugmentSettings
+from clpdd.datasets.index import Index
+from clpdd.encoders.encoder import Encoder
+from clpdd.functional.matching import classifier_gradient, match_loss, random_classifier
 from clpdd.methods.lgm import GradientMatch
 from clpdd.methods.stream import RealStream
-from clpdd.synthetic import Parameterisation, pyramid_resolutions
+from clpdd.optimise.parameterisation import Parameterisation, pyramid_resolutions
 
 from .conftest import World
 from .contexts import context, start
@@ -97,7 +98,7 @@ def test_every_step_has_a_fresh_classifier() -> None:
 
 def test_an_epoch_shows_every_image_at_most_once_and_the_next_in_another_order(world: World) -> None:
     index = Index.open(world.layout.index("train"))
-    with RealStream(index, world.encoder.transform, 25, seed=0) as stream:
+    with closing(RealStream(index, world.encoder.transform, 25, seed=0)) as stream:
         per_epoch = len(index) // 25
         first = torch.cat([stream.rows(step) for step in range(per_epoch)])
         second = torch.cat([stream.rows(step) for step in range(per_epoch, 2 * per_epoch)])
@@ -108,9 +109,9 @@ def test_an_epoch_shows_every_image_at_most_once_and_the_next_in_another_order(w
 
 def test_a_batch_is_a_function_of_seed_and_step_and_holds_the_images_it_names(world: World) -> None:
     index = Index.open(world.layout.index("train"))
-    with RealStream(index, world.encoder.transform, 9, seed=3) as stream:
+    with closing(RealStream(index, world.encoder.transform, 9, seed=3)) as stream:
         in_order = [stream.at(step) for step in range(15)]
-    with RealStream(index, world.encoder.transform, 9, seed=3) as stream:
+    with closing(RealStream(index, world.encoder.transform, 9, seed=3)) as stream:
         images, labels = stream.at(14)
         rows = stream.rows(14).tolist()
     assert torch.equal(images, in_order[14][0])
@@ -122,7 +123,7 @@ def test_a_batch_is_a_function_of_seed_and_step_and_holds_the_images_it_names(wo
 
 def test_a_batch_larger_than_the_set_is_the_set(world: World) -> None:
     index = Index.open(world.layout.index("train"))
-    with RealStream(index, world.encoder.transform, 10_000, seed=0) as stream:
+    with closing(RealStream(index, world.encoder.transform, 10_000, seed=0)) as stream:
         images, _ = stream.at(0)
     assert len(images) == len(index)
 
@@ -133,7 +134,7 @@ def test_a_batch_larger_than_the_set_is_the_set(world: World) -> None:
 def test_two_passes_equal_one(world: World, tmp_path: Path) -> None:
     one = GradientMatch(context(world, tmp_path, augmentations=3, encoder_batch=512))
     two = GradientMatch(context(world, tmp_path, augmentations=3, encoder_batch=7))
-    with one, two:
+    with closing(one), closing(two):
         loss, found = gradient(one, start(), 5)
         again, chunked = gradient(two, start(), 5)
     assert again == pytest.approx(loss, rel=1e-5)
@@ -143,7 +144,7 @@ def test_two_passes_equal_one(world: World, tmp_path: Path) -> None:
 def test_following_the_gradient_lowers_the_loss(world: World, tmp_path: Path) -> None:
     problem = GradientMatch(context(world, tmp_path, augment=OFF, augmentations=1))
     images = start()
-    with problem:
+    with closing(problem):
         loss, found = gradient(problem, images, 0)
         lower, _ = gradient(problem, images - 1e-2 * found / found.norm(), 0)
     assert lower < loss
@@ -163,7 +164,7 @@ def test_the_cost_counts_what_went_through_the_encoder(
 
     problem = GradientMatch(context(world, tmp_path, augmentations=3, encoder_batch=batch))
     monkeypatch.setattr(Encoder, "forward", counted)
-    with problem:
+    with closing(problem):
         gradient(problem, start(), 0)
     assert problem.cost == (seen["forward"], seen["backward"])
 
@@ -172,5 +173,5 @@ def test_real_images_come_from_the_training_split_alone(world: World, tmp_path: 
     made = context(world, tmp_path)
     assert "test" not in {field.name for field in dataclasses.fields(made)}
     problem = GradientMatch(made)
-    with problem:
+    with closing(problem):
         assert problem.stream.index.split == "train"

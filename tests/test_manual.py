@@ -13,8 +13,9 @@ import pytest
 import yaml
 
 import clpdd
-from clpdd.cli import build_parser
-from clpdd.config import BUILT_IN, Settings
+from clpdd.cli.main import build_parser
+from clpdd.config.settings import Settings
+from clpdd.config.variants import BUILT_IN
 from clpdd.errors import ClpddError
 from manual.commands import commands, commands_reference
 from manual.comments import read_comments

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from clpdd.errors import NumericalError
-from clpdd.moments import Moments, mse_loss, stream_moments
-from clpdd.ridge import centred_one_hot
+from clpdd.functional.moments import Moments, mse_loss, stream_moments
+from clpdd.functional.ridge import centred_one_hot
 
 shapes = st.tuples(st.integers(2, 60), st.integers(1, 20), st.integers(2, 6))
 

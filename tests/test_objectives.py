@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from clpdd.errors import SettingsError
-from clpdd.objectives import outer_loss
+from clpdd.functional.objectives import outer_loss
 
 LABELS = torch.tensor([0, 1, 2, 0])
 

@@ -13,14 +13,17 @@ from typing import Any
 import pytest
 import yaml
 
-from clpdd.cli import main
-from clpdd.config import Settings, entry, load_settings, parse_settings
+from clpdd.catalogue.datasets import entry
+from clpdd.cli.cost import encoder_pass, estimate
+from clpdd.cli.dry_run import dry_run
+from clpdd.cli.main import main
+from clpdd.cli.presets import apply_preset, preset, preset_names
 from clpdd.config.editing import edited
-from clpdd.cost import encoder_pass, estimate
-from clpdd.datasets import Index, build_index
-from clpdd.dryrun import dry_run
+from clpdd.config.loading import load_settings, parse_settings
+from clpdd.config.settings import Settings
+from clpdd.datasets.build import build_index
+from clpdd.datasets.index import Index
 from clpdd.errors import SettingsError
-from clpdd.presets import apply_preset, preset, preset_names
 
 from .trees import TREES, table
 

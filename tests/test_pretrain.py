@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from clpdd.cli import main
-from clpdd.encoders import load_encoder
+from clpdd.cli.main import main
+from clpdd.encoders.loading import load_encoder
 from clpdd.errors import DataError, SettingsError
 
 

@@ -10,9 +10,14 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from clpdd.errors import NumericalError
-from clpdd.probe import Probes, closed_form, fit_logistic, fit_ridge, fit_sgd, score
-from clpdd.ridge import centred_one_hot, solve
-from clpdd.views import FreshViews, Stream, ViewBank
+from clpdd.functional.ridge import centred_one_hot, solve
+from clpdd.probe import closed_form
+from clpdd.probe.closed_form import fit_ridge
+from clpdd.probe.linear import Probes
+from clpdd.probe.logistic import fit_logistic
+from clpdd.probe.scoring import score
+from clpdd.probe.sgd import fit_sgd
+from clpdd.probe.views import FreshViews, Stream, ViewBank
 
 STREAMS = [Stream(0, index, draw) for draw in range(2) for index in range(2)]
 

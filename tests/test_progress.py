@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from clpdd.config import AugmentSettings, DistillSettings
-from clpdd.distill import distill
-from clpdd.progress import Progress
+from clpdd.config.augment import AugmentSettings
+from clpdd.config.distill import DistillSettings
+from clpdd.runtime.progress import Progress
+from clpdd.stages.distill import distill
 from flows.artifacts import read_progress
+from tests.runs import variant
 
 from .conftest import World
 
@@ -22,7 +24,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr("clpdd.progress.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("clpdd.runtime.progress.time.monotonic", lambda: self.now)
 
 
 def test_a_log_has_a_line_now_and_then_and_one_at_the_end(
@@ -99,10 +101,10 @@ def test_a_log_that_nobody_takes_does_not_stop_the_work(monkeypatch: pytest.Monk
 def test_a_distillation_tells_its_steps_to_a_log(
     world: World, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("clpdd.progress._FIRST", 0.0)
+    monkeypatch.setattr("clpdd.runtime.progress._FIRST", 0.0)
     plain = AugmentSettings(flip=0.0, crop=False)
     settings = DistillSettings(steps=3, augmentations=1, augment=plain, validate_every=1)
-    distill("clp", **world.inputs(tmp_path), settings=settings)  # type: ignore[arg-type]
+    distill(variant("clp", settings), **world.inputs(tmp_path))
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("distill: ")]
     assert [read_progress(line) for line in lines] == [pytest.approx(100 / 3), pytest.approx(200 / 3), 100]
     assert all(", loss " in line and ", val " in line for line in lines[1:])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import clpdd
-from clpdd.provenance import code_digest, code_files
+from clpdd.storage.provenance import code_digest, code_files
 
 
 @pytest.fixture
@@ -26,34 +26,43 @@ def write(root: Path, files: dict[str, str]) -> Path:
 
 
 def test_closure_of_the_kernels_holds_what_they_run_through() -> None:
-    files = code_files("clpdd.kernels")
-    assert {"kernels.py", "moments.py", "features/store.py", "files.py", "work.py", "errors.py", "__init__.py"} <= {
-        *files
-    }
-    assert "cli.py" not in files
+    files = code_files("clpdd.stages.kernels")
+
+    assert {
+        "stages/kernels.py",
+        "features/kernels.py",
+        "features/store.py",
+        "functional/moments.py",
+        "storage/files.py",
+        "storage/work.py",
+        "errors.py",
+    } <= {*files}
+    assert not [name for name in files if name.startswith(("cli/", "runtime/", "datasets/", "config/"))]
+    assert len(files) <= 15
+    assert len(code_files("clpdd.stages.cache", "clpdd.encoders.joint")) <= 32
     assert files == sorted(files)
 
 
 def test_digest_is_stable_and_depends_on_the_modules() -> None:
-    assert code_digest("clpdd.kernels") == code_digest("clpdd.kernels")
-    assert code_digest("clpdd.kernels") != code_digest("clpdd.resample")
+    assert code_digest("clpdd.stages.kernels") == code_digest("clpdd.stages.kernels")
+    assert code_digest("clpdd.stages.kernels") != code_digest("clpdd.functional.resample")
 
 
 def test_digest_is_the_same_for_a_copied_tree(tree: Path) -> None:
-    assert code_digest("clpdd.resample", root=tree) == code_digest("clpdd.resample")
+    assert code_digest("clpdd.functional.resample", root=tree) == code_digest("clpdd.functional.resample")
 
 
 def test_digest_follows_transitive_changes_and_no_others(tree: Path, tmp_path: Path) -> None:
-    before = code_digest("clpdd.kernels", root=tree)
+    before = code_digest("clpdd.stages.kernels", root=tree)
     other = tmp_path / "other" / "clpdd"
     shutil.copytree(tree, other)
-    (other / "cli.py").write_text("# nobody imports me\n")
-    assert code_digest("clpdd.kernels", root=other) == before
+    (other / "cli" / "main.py").write_text("# nobody imports me\n")
+    assert code_digest("clpdd.stages.kernels", root=other) == before
     changed = tmp_path / "changed" / "clpdd"
     shutil.copytree(tree, changed)
-    with (changed / "files.py").open("a") as file:
+    with (changed / "storage" / "files.py").open("a") as file:
         file.write("# changed\n")
-    assert code_digest("clpdd.kernels", root=changed) != before
+    assert code_digest("clpdd.stages.kernels", root=changed) != before
 
 
 @pytest.mark.parametrize(
@@ -71,7 +80,7 @@ def test_digest_follows_transitive_changes_and_no_others(tree: Path, tmp_path: P
 )
 def test_every_form_of_import_is_followed(tmp_path: Path, line: str) -> None:
     root = write(tmp_path, {"__init__.py": "", "a.py": line, "b.py": "from .c import x", "c.py": "import os, numpy"})
-    assert code_files("clpdd.a", root=root) == ["__init__.py", "a.py", "b.py", "c.py"]
+    assert code_files("clpdd.a", root=root) == ["a.py", "b.py", "c.py"]
 
 
 def test_packages_bring_their_init_and_relative_imports_climb(tmp_path: Path) -> None:
@@ -86,15 +95,15 @@ def test_packages_bring_their_init_and_relative_imports_climb(tmp_path: Path) ->
         "other.py": "",
     }
     root = write(tmp_path, files)
-    assert code_files("clpdd.one.deep.leaf", root=root) == sorted(files)
-    assert code_files("clpdd.one", root=root) == ["__init__.py", "one/__init__.py", "one/inner.py", "top.py"]
+    assert code_files("clpdd.one.deep.leaf", root=root) == sorted(files.keys() - {"__init__.py"})
+    assert code_files("clpdd.one", root=root) == ["one/__init__.py", "one/inner.py", "top.py"]
 
 
 def test_imports_for_the_type_checker_alone_do_not_count_and_cycles_end(tmp_path: Path) -> None:
     guarded = "if TYPE_CHECKING:\n    from .c import y\nelse:\n    import clpdd.d"
     a = f"from typing import TYPE_CHECKING\nfrom .b import x\n{guarded}"
     root = write(tmp_path, {"__init__.py": "", "a.py": a, "b.py": "from .a import y", "c.py": "", "d.py": ""})
-    assert code_files("clpdd.a", root=root) == ["__init__.py", "a.py", "b.py", "d.py"]
+    assert code_files("clpdd.a", root=root) == ["a.py", "b.py", "d.py"]
 
 
 def test_an_unknown_module_is_refused_by_name() -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from clpdd.config import DistillSettings, RuntimeSettings
-from clpdd.distill import distill
-from clpdd.features import FeatureStore
-from clpdd.resident import Excerpt, RealFeatures
+from clpdd.config.distill import DistillSettings
+from clpdd.features.store import FeatureStore
+from clpdd.optimise.real_features import Excerpt, RealFeatures
+from clpdd.stages.distill import distill
+from tests.runs import variant
 
 from .conftest import World
 from .test_distill import QUICK
@@ -30,7 +32,7 @@ def store(world: World) -> FeatureStore:
 def test_rows_and_blocks_are_the_stored_ones_less_the_mean(store: FeatureStore, where: str) -> None:
     mean = torch.linspace(-1, 1, store.dim)
     expected = store.features() - mean
-    with RealFeatures(store, CPU, mean, where) as real:
+    with closing(RealFeatures(store, CPU, mean, where)) as real:
         for step in (0, 1, 5, 5):
             rows = torch.randint(len(store), (40,), generator=torch.Generator().manual_seed(step))
             features, labels = real.batch(
@@ -48,7 +50,7 @@ def test_rows_and_blocks_are_the_stored_ones_less_the_mean(store: FeatureStore, 
 def test_a_part_of_a_store_gives_its_own_rows_and_no_others(store: FeatureStore, where: str) -> None:
     mean, rows = torch.linspace(-1, 1, store.dim), range(17, 90)
     expected = (store.features() - mean)[17:90]
-    with RealFeatures(Excerpt(store, rows), CPU, mean, where) as real:
+    with closing(RealFeatures(Excerpt(store, rows), CPU, mean, where)) as real:
         chosen = torch.tensor([72, 0, 5, 5])
         features, labels = real.batch(0, lambda step: chosen[: 4 - 4 * step])
         assert torch.equal(features, expected[chosen])
@@ -64,14 +66,13 @@ def test_where_features_lie_decides_nothing(world: World, tmp_path: Path, outer:
     settings = DistillSettings(**QUICK | {"steps": 4, "outer_batch": outer})  # type: ignore[arg-type]
     made = []
     for where in PLACES:
-        runtime = RuntimeSettings.model_validate({"features": where})
-        made.append(distill("clp", **world.inputs(tmp_path / where), settings=settings, runtime=runtime))  # type: ignore[arg-type]
+        made.append(distill(variant("clp", settings), **world.inputs(tmp_path / where, features=where)))
     assert all(torch.equal(one.images, made[0].images) for one in made)
     assert all(one.info["curves"] == made[0].info["curves"] for one in made)
 
 
 def test_what_a_reading_thread_runs_into_is_told(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    with RealFeatures(store, CPU, torch.zeros(store.dim), "stream") as real:
+    with closing(RealFeatures(store, CPU, torch.zeros(store.dim), "stream")) as real:
         monkeypatch.setattr(type(store), "stored", lambda *_: (_ for _ in ()).throw(OSError(os.strerror(5))))
         with pytest.raises(OSError, match="Input/output"):
             list(real.blocks(10))
@@ -87,8 +88,8 @@ def test_without_room_the_next_place_is_taken(store: FeatureStore, monkeypatch: 
         (narrow * 2, "device", torch.float16),
         (9, "stream", None),
     ):
-        monkeypatch.setattr("clpdd.resident.free_bytes", lambda device, room=room: room)
-        with RealFeatures(store, CPU, torch.zeros(store.dim), "auto") as real:
+        monkeypatch.setattr("clpdd.optimise.real_features.free_bytes", lambda device, room=room: room)
+        with closing(RealFeatures(store, CPU, torch.zeros(store.dim), "auto")) as real:
             assert real.where == where
             assert kept is None or real.dtype == kept
             assert np.isfinite(torch.cat([features for features, _ in real.blocks(50)]).numpy()).all()

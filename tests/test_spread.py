@@ -9,11 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from clpdd.distilled import DistilledSet
+from clpdd.distilled.dataset import DistilledSet
+from clpdd.distributed.group import Ranks
 from clpdd.errors import Preempted, ResourceError, SettingsError
-from clpdd.files import sha256_tree
-from clpdd.ranks import Ranks
-from clpdd.spread import own_rows
+from clpdd.optimise.context import Watch
+from clpdd.optimise.sharding import own_rows
+from clpdd.storage.files import sha256_tree
 
 from .conftest import World
 from .ranks import PATIENCE, Launcher
@@ -50,7 +51,7 @@ def story(world: World, tmp_path_factory: pytest.TempPathFactory) -> Story:
         second.kill()
         said = first.communicate(timeout=PATIENCE)[1]
         with pytest.raises(Preempted, match="SIGUSR1 after step 3 of 8"):
-            run(world, root / "begun", on_progress=lambda *_: stop_this_process())
+            run(world, root / "begun", watch=Watch(on_progress=lambda *_: stop_this_process()))
         pair = launcher.ranks(*[["-m", "tests.spreading", "after_the_kill", *places]] * 2)
         ends = [rank.communicate(timeout=PATIENCE) for rank in pair]
         assert [rank.returncode for rank in pair] == [0, 0], ends

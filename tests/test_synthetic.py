@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clpdd.synthetic import Parameterisation, pyramid_resolutions, to_uint8
+from clpdd.optimise.parameterisation import Parameterisation, pyramid_resolutions, to_uint8
 
 CPU = torch.device("cpu")
 

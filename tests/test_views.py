@@ -10,10 +10,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from clpdd.config import AugmentSettings
-from clpdd.encoders import Encoder, load_encoder
-from clpdd.probe import fit_sgd, score
-from clpdd.views import FreshViews, Stream, ViewBank, encode_clean, encode_views
+from clpdd.config.augment import AugmentSettings
+from clpdd.encoders.encoder import Encoder
+from clpdd.encoders.loading import load_encoder
+from clpdd.probe.scoring import score
+from clpdd.probe.sgd import fit_sgd
+from clpdd.probe.views import FreshViews, Stream, ViewBank, encode_clean, encode_views
 
 CROPS = AugmentSettings(noise=0.0)
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from clpdd.errors import BusyError, ResourceError
-from clpdd.files import explain_os_errors, publish, sha256_tree, write_bytes
-from clpdd.work import WorkFolder, fingerprint
+from clpdd.storage.files import explain_os_errors, publish, sha256_tree, write_bytes
+from clpdd.storage.work import WorkFolder, fingerprint
 
 
 def open_work(root: Path, **parts: object) -> WorkFolder:
@@ -77,7 +77,7 @@ def test_a_killed_holder_leaves_no_lock(tmp_path: Path) -> None:
     script = textwrap.dedent(f"""
         import os, signal
         from pathlib import Path
-        from clpdd.work import WorkFolder, fingerprint
+        from clpdd.storage.work import WorkFolder, fingerprint
         with WorkFolder(Path({str(tmp_path / "work")!r}), "stage", "enc/item", fingerprint(a=1)) as work:
             (work.path / "partial").write_text("half")
             os.kill(os.getpid(), signal.SIGKILL)

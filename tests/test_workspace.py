@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from clpdd import Workspace, index_arrays
-from clpdd.config import DatasetSettings, SplitLimits
-from clpdd.datasets import Index
-from clpdd.encoders import Encoder
+from clpdd.config.dataset import DatasetSettings, SplitLimits
+from clpdd.datasets.index import Index
+from clpdd.encoders.encoder import Encoder
 
 FEW = DatasetSettings(max_per_class=SplitLimits(train=3, validation=2, test=2))
 

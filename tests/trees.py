@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import scipy.io
 from PIL import Image
 
-from clpdd.config import entry
-from clpdd.datasets.imagenet import subset, wordnet_ids
+from clpdd.catalogue.datasets import entry
+from clpdd.datasets.sources.imagenet import subset, wordnet_ids
 
 __all__ = [
     "TREES",

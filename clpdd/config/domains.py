@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from ..catalogue.protocols import PROTOCOLS
 
 __all__ = [
     "Count",
@@ -13,6 +15,8 @@ __all__ = [
     "PerClass",
     "Positive",
     "PositiveReal",
+    "Precision",
+    "Protocol",
     "Section",
     "Share",
     "once",
@@ -25,6 +29,9 @@ OpenShare = Annotated[float, Field(gt=0, lt=1)]
 PositiveReal = Annotated[float, Field(gt=0)]
 NonNegativeReal = Annotated[float, Field(ge=0)]
 PerClass = Annotated[int, Field(ge=1, le=10_000)]
+Precision = Literal["auto", "float32", "bfloat16"]
+# type checkers take it for anything: they cannot know the catalogue
+Protocol: Any = Literal.__getitem__(tuple(name for name, entry in PROTOCOLS.items() if entry.of_images))
 
 
 class Section(BaseModel):

@@ -11,8 +11,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ..errors import SettingsError
+from .encoder import EncoderOptions
 from .settings import Settings
-from .sources import EncoderOptions
 from .variants import Variant
 
 __all__ = ["load_settings", "parse_settings"]
@@ -96,10 +96,21 @@ def _known_keys(location: tuple[Any, ...]) -> list[str]:
     return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
 
 
+_MOVED = {
+    "cache.workers": "runtime.workers",
+    "distill.checkpoint_every_seconds": "runtime.checkpoint_every_seconds",
+    "distill.checkpoint_every_steps": "runtime.checkpoint_every_steps",
+    "evaluate.random_draws": "distill.random_draws",
+}
+"""Keys of earlier versions, and where they went."""
+
+
 def _explain(problem: Any) -> str:
     location = tuple(part for part in problem["loc"] if not (isinstance(part, str) and "[" in part))
     key = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
+        if key in _MOVED:
+            return f"{key}: moved to {_MOVED[key]}; set it there"
         known = _known_keys(location[:-1])
         near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"

@@ -8,18 +8,18 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from ..catalogue.methods import METHODS
+from .benchmark import BenchmarkSettings
+from .cache import CacheSettings
+from .dataset import DatasetSettings
+from .distill import DistillSettings
 from .domains import Section, once
-from .sections import (
-    BenchmarkSettings,
-    CacheSettings,
-    DistillSettings,
-    EvaluateSettings,
-    KernelSettings,
-    ReportSettings,
-    RuntimeSettings,
-)
-from .sources import DatasetSettings, EncoderOptions
-from .variants import BUILT_IN, METHODS, OPTIMISING, Variant, resolve
+from .encoder import EncoderOptions
+from .evaluate import EvaluateSettings
+from .kernels import KernelSettings
+from .report import ReportSettings
+from .runtime import RuntimeSettings
+from .variants import BUILT_IN, MethodVariant, Variant, resolve
 
 __all__ = ["Settings"]
 
@@ -46,8 +46,9 @@ class Settings(Section):
         self._encoders_known()
         self._methods_known()
         for name in self.methods:
-            method, distill = self.variant(name)
-            central = method == "centroid" or (method in OPTIMISING and distill.initialisation == "centroid")
+            variant = self.variant(name)
+            distill, known = variant.settings, METHODS[variant.method]
+            central = (distill.initialisation if known.optimises else known.start) == "centroid"
             if central and distill.most_per_class > self.kernels.nearest:
                 ipc = distill.most_per_class
                 raise ValueError(
@@ -142,6 +143,6 @@ class Settings(Section):
             return {"name": encoder, **own[encoder]}
         return {"name": encoder, "members": {name: {"weight": weights[name], **own[name]} for name in own}}
 
-    def variant(self, name: str) -> tuple[str, DistillSettings]:
+    def variant(self, name: str) -> MethodVariant:
         """The method behind a name in ``methods``, and the settings it runs with."""
         return resolve(name, self.distill, self.variants.get(name))

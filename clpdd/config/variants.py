@@ -7,22 +7,19 @@ from ``distill``, so that a difference between two variants is the difference be
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, create_model
 from pydantic.fields import FieldInfo
 
+from ..catalogue.methods import METHODS
 from ..errors import SettingsError
+from .distill import DistillSettings
 from .domains import Section
-from .sections import DistillSettings
 
-__all__ = ["BUILT_IN", "METHODS", "OPTIMISING", "Variant", "resolve"]
+__all__ = ["BUILT_IN", "MethodVariant", "Variant", "resolve"]
 
-METHODS = ("clp", "lgm", "random", "centroid", "neighbor", "full")
-"""The names of the methods, which ``clpdd.methods`` implements: settings are checked without importing torch."""
-
-OPTIMISING = ("clp", "lgm")
-"""Those that optimise images."""
 
 _NO_DSA: dict[str, Any] = {"augmentations": 1, "augment": {"flip": 0.0, "crop": False, "noise": 0.0}}
 
@@ -57,7 +54,7 @@ def _constrained(field: FieldInfo) -> Any:
 
 _FIELDS: dict[str, Any] = {
     "method": (
-        Literal.__getitem__(METHODS),
+        Literal.__getitem__(tuple(METHODS)),
         Field(None, description="what it is a variant of; only built-in variants may leave it out"),
     ),
     **{name: (_constrained(field), None) for name, field in DistillSettings.model_fields.items()},
@@ -79,7 +76,16 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return out
 
 
-def resolve(name: str, base: DistillSettings, own: Section | None = None) -> tuple[str, DistillSettings]:
+@dataclass(frozen=True)
+class MethodVariant:
+    """A method as it runs: what the result is called, the method's name in the catalogue, and its settings."""
+
+    name: str
+    method: str
+    settings: DistillSettings
+
+
+def resolve(name: str, base: DistillSettings, own: Section | None = None) -> MethodVariant:
     """The method called ``name`` and its settings: ``base``, then the built-in variant, then the user's ``own``.
 
     Raises ``SettingsError`` for an unknown name, or one of the user's without a method.
@@ -88,4 +94,4 @@ def resolve(name: str, base: DistillSettings, own: Section | None = None) -> tup
     method = changes.pop("method", None)
     if method is None:
         raise SettingsError(f"methods: unknown method {name!r}; known are {', '.join(BUILT_IN)}")
-    return method, DistillSettings.model_validate(_merged(base.model_dump(), changes))
+    return MethodVariant(name, method, DistillSettings.model_validate(_merged(base.model_dump(), changes)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,46 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..config import DatasetSettings, entry
+from ..config.dataset import DatasetSettings
 from ..errors import DataError
-from ..files import canonical_json, explain_os_errors, flush, remove, sha256_bytes, staged
-from ..layout import SPLITS
+from ..storage.files import canonical_json, explain_os_errors, flush, remove, sha256_bytes, staged
+from ..storage.layout import SPLITS
 from .check import check
-from .cifar import list_cifar
 from .decode import Undecodable
-from .digits import list_digits
 from .duplicates import Duplicates
-from .folder import list_folder
-from .grouped import list_spawrious, list_waterbirds
-from .hub import list_hub, list_torchvision
-from .imagenet import list_imagenet
 from .index import IndexWriter
 from .listing import BadImages, File, Files, Images, Labels, Listing, Source, check_class_names
-from .parquet import list_parquet
-from .published import list_cub, list_dogs, list_flowers, list_food, list_splits
+from .sources.loading import reader_of
 from .split import limit, stratify
 
-__all__ = ["LAYOUTS", "build_index", "index_arrays"]
+__all__ = ["build_index", "index_arrays", "open_source", "write_index"]
 
 log = logging.getLogger(__name__)
-
-LAYOUTS: dict[str, Callable[[DatasetSettings, Path, BadImages], Source]] = {
-    "cifar": list_cifar,
-    "cub200": list_cub,
-    "digits": list_digits,
-    "flowers102": list_flowers,
-    "folder": list_folder,
-    "food101": list_food,
-    "hf": list_hub,
-    "imagenet": list_imagenet,
-    "parquet": list_parquet,
-    "spawrious": list_spawrious,
-    "splits": list_splits,
-    "stanford-dogs": list_dogs,
-    "torchvision": list_torchvision,
-    "waterbirds": list_waterbirds,
-}
-"""Every layout that images come in; the datasets themselves are entered in ``clpdd.config.catalogue``."""
 
 _REFER_ABOVE = 50_000  # files: an index that copied more would be the dataset once again
 
@@ -59,37 +34,27 @@ _REFER_ABOVE = 50_000  # files: an index that copied more would be the dataset o
 def build_index(
     settings: DatasetSettings, seed: int, out: Path, base: Path = Path("."), partial: Path | None = None
 ) -> dict[str, Path]:
-    """Check every chosen image by decoding it, and write the indexes.
-
-    Splits that the settings do not name are split off the training images, stratified (``split.stratify``); then
-    ``max_per_class`` draws at random within each class; then images are read, decoded and compared. Images left out
-    at that point (``bad_images: skip``, ``duplicates: drop``) are not replaced by others. Duplicates are files of
-    equal bytes; the same picture encoded twice is not noticed.
+    """Check every chosen image by decoding it, and write the indexes: ``open_source``, then ``write_index``.
 
     Args:
         seed: of the splits and draws.
-        out: folder that gets ``train.parquet``, ``validation.parquet``, ``test.parquet`` and ``summary.json``
-            (images per split and class, what was skipped and why, duplicates). They appear together, when whole.
+        out: folder that gets the files.
         base: what the paths of the settings are relative to.
         partial: folder in which a killed run finds what it has checked; removed when the indexes are whole.
-
-    Returns:
-        split -> its index.
-
-    Raises:
-        DataError: see the sources, ``stratify`` and ``decode_image``; besides, fewer than two classes, a class or
-            split left without images, and duplicates where they are errors.
-        ResourceError: ``out`` cannot be written.
     """
     bad = BadImages(settings.bad_images == "skip")
-    try:
-        source = LAYOUTS[entry(settings.name).layout](settings, base, bad)
-    except OSError as error:  # a parent folder that may not be entered, say
-        raise DataError(f"the images cannot be read: {error}") from error
-    written = _write(source, settings, seed, out, bad, partial)
+    written = write_index(open_source(settings, base, bad), settings, seed, out, bad, partial)
     if partial is not None:
         remove(partial)
     return written
+
+
+def open_source(settings: DatasetSettings, base: Path, bad: BadImages) -> Source:
+    """List the images of a dataset by the reader of its layout. Raises ``DataError``: see the readers."""
+    try:
+        return reader_of(settings.name)(settings, base, bad)
+    except OSError as error:  # a parent folder that may not be entered, say
+        raise DataError(f"the images cannot be read: {error}") from error
 
 
 def index_arrays(
@@ -123,12 +88,34 @@ def index_arrays(
         split: Images(images, labels, split, len(names)) for split, (images, labels) in splits.items()
     }
     bad = BadImages(settings.bad_images == "skip")
-    return _write(Source(settings.title or name, names, listings), settings, seed, Path(out), bad)
+    return write_index(Source(settings.title or name, names, listings), settings, seed, Path(out), bad)
 
 
-def _write(
+def write_index(
     source: Source, settings: DatasetSettings, seed: int, out: Path, bad: BadImages, partial: Path | None = None
 ) -> dict[str, Path]:
+    """Check, split and write the images of a source.
+
+    Splits that the source does not give are split off the training images, stratified (``split.stratify``); then
+    ``max_per_class`` draws at random within each class; then images are read, decoded and compared. Images left out
+    at that point (``bad_images: skip``, ``duplicates: drop``) are not replaced by others. Duplicates are files of
+    equal bytes; the same picture encoded twice is not noticed.
+
+    Args:
+        seed: of the splits and draws.
+        out: folder that gets ``train.parquet``, ``validation.parquet``, ``test.parquet`` and ``summary.json``
+            (images per split and class, what was skipped and why, duplicates). They appear together, when whole.
+        bad: what the source has left out already.
+        partial: folder in which a killed run finds what it has checked.
+
+    Returns:
+        split -> its index.
+
+    Raises:
+        DataError: see ``stratify`` and ``decode_image``; besides, fewer than two classes, a class or split left
+            without images, and duplicates where they are errors.
+        ResourceError: ``out`` cannot be written.
+    """
     _check_classes(source)
     parts = _choose(source, settings, seed)
     duplicates = Duplicates(settings.duplicates)

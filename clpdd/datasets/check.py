@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ..files import sha256_bytes, write_bytes
-from ..progress import Progress
+from ..runtime.progress import Progress
+from ..storage.files import sha256_bytes, write_bytes
 from .decode import Undecodable, decode
 from .listing import Files, Labels, Listing
 

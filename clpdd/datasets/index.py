@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import ArtifactError
-from ..files import canonical_json, sha256_bytes, sha256_file
+from ..storage.files import canonical_json, sha256_bytes, sha256_file
 from .decode import Undecodable, decode_image
 from .listing import File, max_file_bytes, read_file
 

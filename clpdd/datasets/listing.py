@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import io
 import os
 import stat
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import DataError
+from ..storage.files import canonical_json, sha256_bytes
 from .decode import Undecodable
 
 __all__ = [
@@ -64,6 +66,17 @@ class Listing(ABC):
     def stamp(self, row: int) -> str | None:
         """What changes when the image does, found without reading it; ``None`` where nothing tells."""
         return None
+
+    def digest(self) -> str | None:
+        """What tells whether the listing is what it was, found without reading images; ``None`` where nothing does."""
+        marks = hashlib.sha256(self.labels.tobytes())
+        for row in range(len(self.labels)):
+            stamp = self.stamp(row)
+            if stamp is None:
+                return None
+            group = "" if self.groups is None else self.groups[row]
+            marks.update(f"{self.name(row)}\0{group}\0{stamp}\n".encode(errors="surrogateescape"))
+        return marks.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +178,13 @@ class Source:
     class_names: list[str]
     listings: dict[str, Listing]
 
+    def digest(self) -> str | None:
+        """Over names, classes and all listings; ``None`` where one of them cannot tell whether it has changed."""
+        found = {split: listing.digest() for split, listing in self.listings.items()}
+        if None in found.values():
+            return None
+        return sha256_bytes(canonical_json([self.name, self.class_names, found]).encode(errors="surrogateescape"))
+
 
 @dataclass
 class BadImages:
@@ -227,6 +247,15 @@ class Images(Listing):
     def where(self, row: int) -> str:
         """Row of the array."""
         return f"{self._prefix}, row {row}"
+
+    def digest(self) -> str | None:
+        """Over the pixels of an array; ``None`` of a sequence, whose images may be opened when asked for."""
+        if not isinstance(self._images, np.ndarray):
+            return None
+        marks = hashlib.sha256(f"{self._prefix} {self._images.shape}".encode())
+        marks.update(np.ascontiguousarray(self._images).data)
+        marks.update(self.labels.tobytes())
+        return marks.hexdigest()
 
     def read(self, rows: Sequence[int]) -> Iterator[bytes | Undecodable]:
         """Encode one image after the other."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from ..layout import SPLITS
+from ..storage.layout import SPLITS
 
 __all__ = ["limit", "stratify"]
 

@@ -1,7 +1,4 @@
-"""The evaluation stage: every distilled set, with every encoder, under every protocol."""
+"""Distilled sets, encoders and protocols: what is judged, how, and the tables of it.
 
-from __future__ import annotations
-
-from .stage import evaluate
-
-__all__ = ["evaluate"]
+The one folder that is handed the test split. Knows no method's mathematics.
+"""

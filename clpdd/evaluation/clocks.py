@@ -10,15 +10,15 @@ from pathlib import Path
 import torch
 
 from ..errors import ArtifactError, ResourceError
-from ..files import read_json, write_json
-from ..work import peak_memory_mb
-from .protocols import Subject, Variant
+from ..runtime.machine import peak_memory_mb
+from ..storage.files import read_json, write_json
+from .subject import Subject, ViewedProtocol
 
 __all__ = ["measured", "read_record"]
 
 
 @contextlib.contextmanager
-def measured(file: Path, variant: Variant, subject: Subject) -> Iterator[None]:
+def measured(file: Path, protocol: ViewedProtocol, subject: Subject) -> Iterator[None]:
     """Add seconds and peak memory of the block to the piece's record, also when it is interrupted."""
     device = subject.bench.encoder.mean.device
     _reset_peak(device)
@@ -28,8 +28,8 @@ def measured(file: Path, variant: Variant, subject: Subject) -> Iterator[None]:
         yield
     finally:
         record = read_record(file)
-        before = record.get(str(variant), {"seconds": 0.0, "peak_memory_mb": 0.0})
-        record[str(variant)] = {
+        before = record.get(str(protocol), {"seconds": 0.0, "peak_memory_mb": 0.0})
+        record[str(protocol)] = {
             "seconds": before["seconds"] + time.perf_counter() - start + subject.borrowed,
             "peak_memory_mb": max(before["peak_memory_mb"], peak_memory_mb()),
         }

@@ -3,31 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..distilled import DistilledSet
-from ..encoders import Encoder
+from ..distilled.dataset import DistilledSet
+from ..encoders.encoder import Encoder
 from ..errors import ArtifactError, DataError
-from ..features import FeatureStore
-from ..kernels import Kernels
-from .protocols import Bench
+from ..features.kernels import Kernels
+from ..features.store import FeatureStore
+from .subject import Bench
 
-__all__ = ["open_bench", "open_set"]
+__all__ = ["EvaluationData", "open_bench", "open_set"]
 
 
-def open_bench(name: str, encoder: Encoder, stores: Mapping[str, Path], kernels: Path, judge: str = "test") -> Bench:
+@dataclass(frozen=True, kw_only=True)
+class EvaluationData:
+    """Everything of the real data that one encoder is evaluated with. Only here is there a test split.
+
+    Attributes:
+        encoder: on the device to compute on.
+        train, validation, test: feature stores. Train and validation are read for the method ``full`` alone.
+        kernels: folder of the kernel stage.
+    """
+
+    encoder: Encoder
+    train: Path
+    validation: Path
+    test: Path
+    kernels: Path
+
+
+def open_bench(name: str, data: EvaluationData, judge: str = "test") -> Bench:
     """What is needed to judge sets with one encoder.
 
     Args:
-        stores: ``train``, ``validation`` and, where it judges, ``test`` -> feature store.
+        name: what messages call the encoder.
         judge: the split that probes are scored on. With ``validation`` the test split is not opened.
 
     Raises:
         ArtifactError: a store or the kernels are missing, damaged, or made with another encoder.
         DataError: the judging split holds no images.
     """
-    opened = {split: FeatureStore.open(stores[split]) for split in dict.fromkeys(("train", "validation", judge))}
+    encoder, kernels = data.encoder, data.kernels
+    stores = {"train": data.train, "validation": data.validation, judge: getattr(data, judge)}
+    opened = {split: FeatureStore.open(path) for split, path in stores.items()}
     for split, store in opened.items():
         if store.split != split:
             raise ArtifactError(f"{stores[split]} holds the split {store.split}, not {split}: run cache again")

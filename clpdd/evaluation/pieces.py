@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ArtifactError
-from ..files import read_json, sha256_bytes, write_bytes
+from ..storage.files import read_json, sha256_bytes, write_bytes
 from .tables import compact_json
 
 __all__ = ["read_piece", "write_piece"]
@@ -16,20 +16,26 @@ __all__ = ["read_piece", "write_piece"]
 log = logging.getLogger(__name__)
 
 
-def write_piece(file: Path, piece: dict[str, Any]) -> None:
-    """Write JSON values with their digest."""
+def write_piece(file: Path, piece: dict[str, Any], code: str = "") -> None:
+    """Write JSON values with their digest, and the digest of the code that made them where the folder lacks it."""
     text = compact_json(piece)
-    write_bytes(file, compact_json({"sha256": sha256_bytes(text.encode()), "piece": piece}).encode())
+    write_bytes(file, compact_json({"code": code, "sha256": sha256_bytes(text.encode()), "piece": piece}).encode())
 
 
-def read_piece(file: Path) -> dict[str, Any] | None:
-    """A piece of an earlier run; ``None`` when there is none, or (with a warning) when it is not what was written."""
+def read_piece(file: Path, code: str = "") -> dict[str, Any] | None:
+    """A piece of an earlier run; ``None`` when there is none, or (said) when it is not what was written.
+
+    ``None`` as well when other ``code`` made it.
+    """
     if not file.exists():
         return None
     with contextlib.suppress(ArtifactError, AttributeError, TypeError):
         found = read_json(file)
         piece: dict[str, Any] = found.get("piece")
         if found.get("sha256") == sha256_bytes(compact_json(piece).encode()):
-            return piece
+            if found.get("code", "") == code:
+                return piece
+            log.info("%s was made by other code: it is made again", file)
+            return None
     log.warning("%s was altered since it was written: it is made again", file)
     return None

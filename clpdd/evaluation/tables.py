@@ -13,8 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..files import canonical_json
-from .protocols import Variant
+from ..catalogue.protocols import bound_of
+from ..storage.files import canonical_json
+from .subject import ViewedProtocol
 
 __all__ = ["SCHEMA", "Result", "compact_json", "details_json", "metrics_json", "plot_csv", "results_parquet"]
 
@@ -36,15 +37,14 @@ SCHEMA = pa.schema(
     ]
 )
 
-_BOUND = {"sgd": "logistic"}  # which probe of `full` bounds a protocol; its namesake otherwise
 _ALL_MATRICES = 200  # with more classes only the first protocol's confusion is kept: it is a million numbers by then
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Result:
     """One protocol on one set with one encoder.
 
-    ``fingerprint`` is the digest of ``parts``, everything that decided the result; ``piece`` is what ``protocols.run``
+    ``fingerprint`` is the digest of ``record``, everything that decided the result; ``piece`` is what ``run_protocol``
     returned.
     """
 
@@ -52,10 +52,10 @@ class Result:
     method: str
     distil: str
     target: str
-    variant: Variant
+    protocol: ViewedProtocol
     ipc: int | None
     fingerprint: str
-    parts: dict[str, Any]
+    record: dict[str, Any]
     piece: dict[str, Any]
 
     @property
@@ -75,7 +75,7 @@ class Result:
         return found
 
     @property
-    def spread(self) -> float:
+    def std(self) -> float:
         """Sample standard deviation of top-1; 0 of a single probe."""
         return stdev(self.top1) if len(self.top1) > 1 else 0.0
 
@@ -86,8 +86,8 @@ class Result:
             "method": self.method,
             "distil_encoder": self.distil,
             "eval_encoder": self.target,
-            "protocol": self.variant.protocol,
-            "views": self.variant.views,
+            "protocol": self.protocol.name,
+            "views": self.protocol.views,
         }
 
 
@@ -115,17 +115,17 @@ def metrics_json(results: Sequence[Result]) -> bytes:
     all training data with the same evaluation encoder: its ridge probe for ``closed_form``, its logistic regression for
     ``sgd``.
     """
-    bound = {(r.target, r.variant.protocol): fmean(r.top1) for r in results if r.method == "full"}
+    bound = {(r.target, r.protocol.name): fmean(r.top1) for r in results if r.method == "full"}
     tree: dict[str, Any] = {}
     for r in results:
-        numbers = {"top1": fmean(r.top1), "top1_std": r.spread, "top5": fmean(row["top5"] for row in r.piece["rows"])}
+        numbers = {"top1": fmean(r.top1), "top1_std": r.std, "top5": fmean(row["top5"] for row in r.piece["rows"])}
         if r.groups:
             numbers["worst_group"] = fmean(row["worst_group"] for row in r.piece["rows"])
-        best = bound.get((r.target, _BOUND.get(r.variant.protocol, r.variant.protocol)))
+        best = bound.get((r.target, bound_of(r.protocol.name)))
         if best and r.method != "full":
             numbers["share_of_full"] = 100 * numbers["top1"] / best
         leaf = {name: round(number, 4) for name, number in numbers.items()}
-        tree.setdefault(r.pair, {}).setdefault(r.method, {})[str(r.variant)] = leaf
+        tree.setdefault(r.pair, {}).setdefault(r.method, {})[str(r.protocol)] = leaf
     return canonical_json(tree).encode()
 
 
@@ -152,16 +152,16 @@ def details_json(results: Sequence[Result], class_names: list[str], counts: list
         found = {"per_class": per_class, "confusion": matrix if kept else None, "notes": r.piece["notes"]}
         grouped = {"groups": r.groups} if r.groups else {}
         rows.append(r.names | {"probes": len(r.top1)} | found | grouped)
-    known = {r.fingerprint: r.parts for r in results}
+    known = {r.fingerprint: r.record for r in results}
     facts = {"format": 1, "class_names": class_names, "test_images": counts, "rows": rows, "fingerprints": known}
     return f"{compact_json(facts)}\n".encode()
 
 
 def plot_csv(results: Sequence[Result]) -> bytes:
-    """Mean and spread of top-1 for ``dvc plots``: one line for each result."""
+    """Mean and standard deviation of top-1 for ``dvc plots``: one line for each result."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["encoders", "method", "protocol", "top1", "std"])
     for r in results:
-        writer.writerow([r.pair, r.method, str(r.variant), round(fmean(r.top1), 4), round(r.spread, 4)])
+        writer.writerow([r.pair, r.method, str(r.protocol), round(fmean(r.top1), 4), round(r.std, 4)])
     return text.getvalue().encode()

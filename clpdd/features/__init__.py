@@ -1,8 +1,4 @@
-"""The features of the real images: encoded once into sharded Zarr v3, read back by every later stage."""
+"""The features of real images: encoded into sharded Zarr v3, read back, and their statistics.
 
-from __future__ import annotations
-
-from .cache import cache_features
-from .store import FeatureStore
-
-__all__ = ["FeatureStore", "cache_features"]
+Knows indexes and encoders; no probe and no method.
+"""

@@ -12,15 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..datasets import Index
-from ..decoding import Batch, Preprocess, choose_workers, decode_rows
-from ..encoders import Encoder
+from ..datasets.index import Index
+from ..encoders.calling import encode
+from ..encoders.encoder import Encoder
 from ..errors import NumericalError
-from ..files import explain_memory_errors
-from ..precision import encode
+from ..runtime.machine import explain_memory_errors
+from .decoding import Batch, Preprocess, choose_workers, decode_rows
 
 if TYPE_CHECKING:
-    from ..config import CacheSettings
+    from ..config.cache import CacheSettings
 
 __all__ = ["BatchEncoder"]
 

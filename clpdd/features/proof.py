@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from ..errors import ArtifactError
-from ..files import flush, read_json, remove, sha256_file, write_json
+from ..storage.files import flush, read_json, remove, sha256_file, write_json
 
 __all__ = ["Proven", "sync"]
 

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import ArtifactError
-from ..files import canonical_json, read_json, sha256_bytes, sha256_file
+from ..storage.files import read_json, seal, sha256_file
 from .shards import ShardReader
 
-__all__ = ["FORMAT", "GROUP", "FeatureStore", "content_digest", "seal"]
+__all__ = ["FORMAT", "GROUP", "FeatureStore", "content_digest"]
 
 FORMAT = 1
 GROUP = "zarr.json"
@@ -205,11 +205,6 @@ def _read_record(path: Path) -> dict[str, Any]:
     if record.get("seal") != seal(record) or any(key not in record for key in _KEYS):
         raise ArtifactError(f"feature store {path} is damaged, the attributes in {GROUP} were altered: {_REMEDY}")
     return record
-
-
-def seal(record: dict[str, Any]) -> str:
-    """SHA-256 over a record of JSON values without its own entry ``seal``."""
-    return sha256_bytes(canonical_json({key: value for key, value in record.items() if key != "seal"}).encode())
 
 
 def content_digest(features: Iterator[NDArray[Any]], labels: NDArray[np.int64], dim: int, dtype: str) -> str:

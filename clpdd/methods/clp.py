@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from ..distilled import DistilledSet
-from ..moments import mse_loss
-from ..objectives import attach, blocked_gradient, outer_loss
-from ..optimise import optimise
-from ..parts import weighted
-from ..seeding import generator
-from ..spread import own_rows
-from .base import Context
+from ..distilled.dataset import DistilledSet
+from ..functional.moments import mse_loss
+from ..functional.objectives import attach, blocked_gradient, outer_loss
+from ..functional.parts import weighted
+from ..functional.seeding import generator
+from ..optimise.context import Context
+from ..optimise.loop import optimise
+from ..optimise.sharding import own_rows
 from .problem import REAL_ROWS, FeatureProblem
 
 __all__ = ["ClosedFormProbe", "Clp"]
@@ -42,7 +43,10 @@ class ClosedFormProbe(FeatureProblem):
 
     def loss(self, Z: Tensor, step: int) -> Tensor:
         """Outer loss of the probe solved on features ``Z (views * n, d)`` of the synthetic views."""
-        W = self.probe(Z)
+        return self.judge(self.probe(Z), step)
+
+    def judge(self, W: Tensor, step: int) -> Tensor:
+        """The loss of a probe ``W (d, C)`` on real features: on those that the step draws, or on all of them."""
         objective, temperature = self.settings.objective, self.settings.temperature
         batch = self.settings.outer_batch
         if 0 < batch < self._total:
@@ -69,7 +73,7 @@ class ClosedFormProbe(FeatureProblem):
 
     def _summed(self, W: Tensor, own: tuple[Tensor, Tensor]) -> Tensor:
         """The loss over all ranks' real features, from its part over this rank's and that part's gradient in ``W``."""
-        value, gradient = self.ranks.sum(*own)
+        value, gradient = self.ranks.all_reduce(*own)
         return attach(W, value, gradient)
 
     def _rows(self, step: int) -> Tensor:
@@ -82,8 +86,7 @@ class Clp:
     """CLP-DD."""
 
     name = "clp"
-    settings_used = None
 
     def __call__(self, context: Context) -> DistilledSet:
-        with ClosedFormProbe(context) as problem:
+        with closing(ClosedFormProbe(context)) as problem:
             return optimise(context, problem)

@@ -12,15 +12,17 @@ the encoder's input size instead of 256 pixels.
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import torch
 from torch import Tensor
 
-from ..distilled import DistilledSet
-from ..engine import Views
-from ..matching import classifier_gradient, match_loss, random_classifier
-from ..optimise import optimise
-from ..parts import weighted
-from .base import Context
+from ..distilled.dataset import DistilledSet
+from ..functional.image_gradient import Views
+from ..functional.matching import classifier_gradient, match_loss, random_classifier
+from ..functional.parts import weighted
+from ..optimise.context import Context
+from ..optimise.loop import optimise
 from .problem import FeatureProblem
 from .stream import RealStream
 
@@ -74,37 +76,14 @@ class GradientMatch(FeatureProblem):
             pixels = images[start : start + self.batch].to(self.device, non_blocking=True).float() / 255
             first = self.stream.own.start + start
             Z.append(self.encode(views.of(pixels, range(first, first + len(pixels)))))
-        return self.ranks.whole(torch.cat(Z), total), labels.to(self.device)
+        return self.ranks.all_gather(torch.cat(Z), total), labels.to(self.device)
 
 
 class Lgm:
     """Linear gradient matching."""
 
     name = "lgm"
-    settings_used = (
-        "images_per_class",
-        "labels",
-        "label_learning_rate",
-        "steps",
-        "learning_rate",
-        "schedule",
-        "ridge",  # of the validation scores
-        "centre",  # the same
-        "augmentations",
-        "augment",
-        "parameterisation",
-        "extend_every",
-        "decorrelate",
-        "initialisation",
-        "image_size",
-        "encoder_batch",
-        "precision",
-        "compile",
-        "keep",
-        "validate_every",
-        "preview_every",
-    )
 
     def __call__(self, context: Context) -> DistilledSet:
-        with GradientMatch(context) as problem:
+        with closing(GradientMatch(context)) as problem:
             return optimise(context, problem)

@@ -11,18 +11,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .. import engine
-from ..closing import Closing
-from ..engine import ChunkT, Images, Outcome, Views
-from ..features import FeatureStore
-from ..files import read_json, write_json
-from ..labels import Targets, as_targets
-from ..precision import batch_that_fits, encoder_call
-from ..ranks import Ranks
-from ..resident import Excerpt, RealFeatures
-from ..ridge import solve
-from ..spread import joined, own_rows
-from .base import Context
+from ..distributed.group import Ranks
+from ..encoders.calling import batch_that_fits, encoder_call
+from ..errors import remedied
+from ..features.store import FeatureStore
+from ..functional import image_gradient as engine
+from ..functional.image_gradient import ChunkT, Images, StepResult, Views
+from ..functional.ridge import solve
+from ..functional.targets import Targets, as_targets
+from ..optimise.context import Context
+from ..optimise.real_features import Excerpt, RealFeatures
+from ..optimise.sharding import joined, own_rows
+from ..storage.files import read_json, write_json
 
 __all__ = ["REAL_ROWS", "FeatureProblem"]
 
@@ -31,15 +31,15 @@ REAL_ROWS = 8192
 """Real features that are scored at once."""
 
 
-class FeatureProblem(Closing):
+class FeatureProblem:
     """A loss of the features of augmented views, and how a step along its gradient is taken.
 
-    Use as a context manager, or call ``close``, to end the threads that read ahead.
+    Use as a context manager, or call ``close``.
 
     Attributes:
         parts: columns of the features that have a loss of their own; ``loss`` is their average by the shares.
         ranks: this process among those that take the step together, each for the images of its ``rows``.
-        promised: bytes of the device that others will take yet, to be said before ``batch`` is measured.
+        promised: device bytes to leave free; set it before ``batch`` is read, which measures what fits.
         targets: what the images stand for.
         encode: pixels ``(b, 3, s, s)`` in [0, 1] to features ``(b, d)`` float32.
     """
@@ -67,7 +67,7 @@ class FeatureProblem(Closing):
     def features_of(self, store: FeatureStore) -> RealFeatures:
         """This rank's part of a store."""
         own = store if self.ranks.size == 1 else Excerpt(store, own_rows(store, self.ranks))
-        return RealFeatures(own, self.device, self.mean, self._where, self.ranks.here)
+        return RealFeatures(own, self.device, self.mean, self._where, self.ranks.local_size)
 
     @cached_property
     def batch(self) -> int:
@@ -87,7 +87,7 @@ class FeatureProblem(Closing):
         count = settings.augmentations if augment is not None else 1
         return Views(len(self.labels), count, self.encoder.size, augment, self.seed, ("augment", step), self.device)
 
-    def step(self, images: Images[ChunkT], step: int, update: Callable[[ChunkT, Sequence[Tensor]], None]) -> Outcome:
+    def step(self, images: Images[ChunkT], step: int, update: Callable[[ChunkT, Sequence[Tensor]], None]) -> StepResult:
         """Hand the gradient of the loss with respect to the parameters of ``images`` to ``update``, chunk by chunk.
 
         That with respect to learned labels is noted by ``targets``: it needs no more than the graph above the features.
@@ -117,7 +117,11 @@ class FeatureProblem(Closing):
         """
         Y = (self.targets.probabilities - 1.0 / self.classes).repeat(len(Z) // len(self.labels), 1)
         centred = Z - self.mean
-        return torch.cat([solve(centred[:, part.columns], Y, self.settings.ridge) for part in self.parts])
+        with remedied(
+            singular="raise distill.ridge, e.g. to 1e-3",
+            infinite="lower distill.learning_rate, or check that the encoder is finite on these images",
+        ):
+            return torch.cat([solve(centred[:, part.columns], Y, self.settings.ridge) for part in self.parts])
 
     @torch.no_grad()
     def validate(self, pictures: Tensor) -> float:
@@ -136,7 +140,7 @@ class FeatureProblem(Closing):
         for Z, labels in self.validation.blocks(REAL_ROWS):
             logits = [Z[:, part.columns] @ W[part.columns] for part in self.parts]
             hits += torch.stack([(own.argmax(1) == labels).sum() for own in logits])
-        (hits,) = self.ranks.sum(hits)
+        (hits,) = self.ranks.all_reduce(hits)
         scores = [100 * float(hit) / self._validated for hit in hits]
         return sum(part.share * score for part, score in zip(self.parts, scores, strict=True))
 
@@ -146,11 +150,11 @@ def _remembered_batch(note: Path, measure: Callable[[], int], ranks: Ranks) -> i
 
     Over ranks it is the least of what they measured.
     """
-    if ranks.from_first(not note.exists()):
-        fits = min(ranks.gather(measure()))
-        if ranks.first:
+    if ranks.broadcast_object(not note.exists()):
+        fits = min(ranks.all_gather_object(measure()))
+        if ranks.is_main:
             write_json(note, fits)
-    return int(ranks.from_first(read_json(note) if ranks.first else None))
+    return int(ranks.broadcast_object(read_json(note) if ranks.is_main else None))
 
 
 @dataclass(frozen=True)

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import torch
 
-from ..distilled import DistilledSet
+from ..distilled.dataset import DistilledSet
+from ..encoders.calling import encode
 from ..errors import DataError
-from ..parts import directions
-from ..precision import encode
-from ..seeding import generator
-from .base import Context, nearest_rows, real_images
+from ..functional.parts import directions
+from ..functional.seeding import generator
+from ..optimise.context import Context
+from ..optimise.start import nearest_rows, real_images
 
 __all__ = ["Centroid", "Full", "Neighbor", "Random"]
 
 _ENCODED = 256  # images encoded at once where the settings do not say
-_USED = ("images_per_class", "labels", "image_size")
 
 
 class Random:
     """Random training images of every class, in several independent draws."""
 
     name = "random"
-    settings_used = _USED
 
     def __call__(self, context: Context) -> DistilledSet:
         labels = torch.tensor(context.index.labels)
         rows: list[int] = []
-        for draw in range(context.random_draws):
+        for draw in range(context.settings.random_draws):
             for label in range(context.classes):
                 members = (labels == label).nonzero().flatten()
                 ipc = context.per_class[label]
@@ -38,14 +37,13 @@ class Random:
                 chosen = torch.randperm(len(members), generator=generator(context.seed, "random", draw, label))[:ipc]
                 rows += members[chosen].tolist()
         n = len(context.labels)
-        return _chosen(context, rows, torch.arange(context.random_draws).repeat_interleave(n))
+        return _chosen(context, rows, torch.arange(context.settings.random_draws).repeat_interleave(n))
 
 
 class Centroid:
     """The real images nearest to their class mean in feature space."""
 
     name = "centroid"
-    settings_used = _USED
 
     def __call__(self, context: Context) -> DistilledSet:
         rows = nearest_rows(context)
@@ -56,11 +54,11 @@ class Neighbor:
     """For each image that another method made, the real image of its class nearest to it (cosine of the features)."""
 
     name = "neighbor"
-    settings_used = None
 
     def __call__(self, context: Context) -> DistilledSet:
-        assert context.source is not None
-        made = context.source
+        if context.made_by is None:
+            raise ValueError("the context cannot make the set whose neighbours are asked for: give it made_by")
+        made = context.made_by(context.settings.neighbor_of)
         encoder, train = context.encoder, context.train
         Z = encode(encoder, made.images, context.settings.encoder_batch or _ENCODED, context.settings.precision).cpu()
         Z, real = (directions(features, encoder.parts) for features in (Z, train.features()))
@@ -74,7 +72,6 @@ class Full:
     """All training images: no copy of them, only the record that evaluation is to use the cached features."""
 
     name = "full"
-    settings_used = ()
 
     def __call__(self, context: Context) -> DistilledSet:
         record = context.record | {"training_images": len(context.index)}

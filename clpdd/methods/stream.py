@@ -9,17 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..closing import Closing
-from ..datasets import Index
-from ..ranks import ALONE, Ranks
-from ..seeding import generator
+from ..datasets.index import Index
+from ..distributed.group import ALONE, Ranks
+from ..functional.seeding import generator
 
 __all__ = ["RealStream"]
 
 _KEPT_BYTES = 4 * 2**30  # decoded images are kept for later epochs when all of them fit in here
 
 
-class RealStream(Closing):
+class RealStream:
     """Batches of training images: each epoch a new order without repetition, its incomplete last batch dropped.
 
     The batch of a step is a function of (seed, step). The next one is decoded in threads while this one is used

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..labels import as_targets
-from ..parts import WHOLE, Part, even_factors
-from ..ridge import solve, solve_normal
+from ..errors import remedied
+from ..functional.parts import WHOLE, Part, even_factors
+from ..functional.ridge import solve, solve_normal
+from ..functional.targets import as_targets
 from .linear import Probes
 
 __all__ = ["fit_ridge"]
@@ -27,12 +28,15 @@ def fit_ridge(
         labels: classes ``(P, m)`` int64, or probabilities of them ``(P, m, C)``.
         mean: ``(d,)``, subtracted from the features: the mean over the real training images, which is one vector
             whatever the set, and costs nothing at test time since it moves into the bias.
-        ridge: relative to the mean squared row norm (``clpdd.ridge.solve``), > 0.
+        ridge: relative to the mean squared row norm (``clpdd.functional.ridge.solve``), > 0.
         parts: of a joint encoder, whose members' features are brought to one scale (``even_factors``) for the solve:
             one ridge is for all.
     """
     mean, labels = mean.to(Z.device, torch.float32), labels.to(Z.device)
-    weights = torch.stack([_ridge(own, y, classes, mean, ridge, parts) for own, y in zip(Z, labels, strict=True)])
+    with remedied(
+        singular="raise evaluate.ridge, e.g. to 1e-3", infinite="check that the encoder is finite on these images"
+    ):
+        weights = torch.stack([_ridge(own, y, classes, mean, ridge, parts) for own, y in zip(Z, labels, strict=True)])
     return Probes(weights, -mean @ weights)
 
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..adam import adam_update
-from ..views import Stream
+from ..functional.adam import adam_update
 from .linear import Probes
+from .views import Stream
 
 __all__ = ["BATCH", "fit_sgd"]
 
@@ -36,7 +36,7 @@ def fit_sgd(
 
     Args:
         features: (epoch, rows) -> ``(P, b, d)`` float32: this epoch's features of the images ``rows (P, b)``, one set
-            for each probe; rows ``None`` asks for all ``n``, in order. ``clpdd.views`` has two of the kind.
+            for each probe; rows ``None`` asks for all ``n``, in order. ``clpdd.probe.views`` has two of the kind.
         labels: classes ``(P, n)`` int64 in ``[0, classes)``, or probabilities of them ``(P, n, C)``.
         streams: ``P`` sources of random numbers, for the initial weights and the order of the rows.
         learning_rate: per 256 rows of a batch; ``learning_rate * min(batch, n) / 256`` is used.

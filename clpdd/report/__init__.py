@@ -1,47 +1,4 @@
-"""The report: one page that opens anywhere, and the numbers on it.
+"""Results as one page and as a table.
 
-``write_report`` reads distilled datasets, results and clock readings and writes three files. ``report.json`` holds
-what is deterministic; ``report.html`` also shows clock readings where there are any.
+Reads artifacts and settings; calls no encoder.
 """
-
-from __future__ import annotations
-
-from pathlib import Path
-
-from ..config import Settings
-from ..files import canonical_json, write_bytes
-from ..layout import Layout
-from .clocks import read_clocks, timed_results
-from .data import gather, read_sources
-from .page import render
-
-__all__ = ["write_report"]
-
-
-def write_report(layout: Layout, settings: Settings, out: Path | None = None) -> dict[str, Path]:
-    """Write the report of a finished pipeline.
-
-    Args:
-        layout: where the artifacts lie; nothing but ``out`` is written.
-        settings: the settings they were made with.
-        out: folder of the files; ``None`` takes ``layout.results``.
-
-    Returns:
-        Paths by file name: ``report.json`` (the same bytes for the same artifacts), ``report.html`` (one self-contained
-        page below 6 MB) and ``results-timed.parquet`` (the results joined with seconds and peak memory, null where they
-        were not measured).
-
-    Raises:
-        ArtifactError: an artifact is missing or damaged; the message names it and the stage that makes it.
-    """
-    out = layout.results if out is None else Path(out)
-    sources, clocks = read_sources(layout, settings), read_clocks(layout)
-    facts = gather(sources, settings)
-    contents = {
-        "report.json": canonical_json(facts).encode(),
-        "report.html": render(facts, sources.sets, clocks, layout, settings).encode(),
-        "results-timed.parquet": timed_results(layout.results / "results.parquet", clocks),
-    }
-    for name, data in contents.items():
-        write_bytes(out / name, data)
-    return {name: out / name for name in contents}

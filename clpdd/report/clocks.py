@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..layout import Layout
+from ..storage.layout import Layout
 from .data import KEYS, read_mapping, read_table
 
 __all__ = ["distill_seconds", "evaluation_clocks", "git_revision", "read_clocks", "stage_lines", "timed_results"]

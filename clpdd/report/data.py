@@ -12,31 +12,27 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..config import Settings
-from ..distilled import DistilledSet
+from ..catalogue.methods import METHODS
+from ..catalogue.protocols import PROTOCOLS, bound_of
+from ..config.settings import Settings
+from ..distilled.dataset import DistilledSet
 from ..errors import ArtifactError
-from ..files import read_json, sha256_file, sha256_tree
-from ..layout import Layout
+from ..storage.files import read_json, sha256_file, sha256_tree
+from ..storage.layout import Layout
 from .classes import confusion, per_class
 from .transfer import cross
 
-__all__ = ["BOUNDS", "KEYS", "METHODS", "Sources", "gather", "read_mapping", "read_sources", "read_table"]
+__all__ = ["BOUNDS", "KEYS", "TITLES", "Sources", "gather", "read_mapping", "read_sources", "read_table"]
 
-METHODS = {
-    "clp": "CLP-DD",
+TITLES = {name: known.title for name, known in METHODS.items()} | {
     "clp-no-dsa": "CLP-DD without augmentation",
     "clp-mse": "CLP-DD by squared error",
     "clp-cosine": "CLP-DD by cosine",
-    "lgm": "LGM",
     "lgm-no-dsa": "LGM without augmentation",
-    "random": "random real images",
-    "centroid": "most central real images",
-    "neighbor": "nearest real images",
-    "full": "all training images",
 }
 """Names of the methods for people; a method that is not listed goes by its own name."""
 
-BOUNDS = {"sgd": "logistic"}
+BOUNDS = {name: entry.bound for name, entry in PROTOCOLS.items() if entry.bound}
 """The probe on all training images that a protocol is measured against; its namesake where none is listed."""
 
 KEYS = ("method", "distil_encoder", "eval_encoder", "protocol", "views")
@@ -118,7 +114,7 @@ def _read_results(path: Path) -> list[dict[str, Any]]:
 # -- summaries -------------------------------------------------------------------------------------------------------
 
 
-def spread(values: Iterable[float | None]) -> dict[str, float | None]:
+def mean_std(values: Iterable[float | None]) -> dict[str, float | None]:
     """Mean and sample standard deviation (``None`` below two values) of the finite ones among ``values``."""
     known = [value for value in values if value is not None and math.isfinite(value)]
     return {
@@ -138,14 +134,14 @@ def summarise(rows: list[dict[str, Any]], settings: Settings) -> list[dict[str, 
     for row in rows:
         if row["method"] != "full" or row["distil_encoder"] == row["eval_encoder"]:
             groups.setdefault(tuple(str(row[key]) for key in KEYS), []).append(row)
-    protocols = [name for p in settings.evaluate.protocols for name in (p, BOUNDS.get(p, p))]
+    protocols = [name for p in settings.evaluate.protocols for name in (p, bound_of(p))]
     order: dict[str, list[Any]] = {"method": list(settings.methods), "protocol": protocols}
     order |= {"distil_encoder": settings.encoders, "eval_encoder": settings.encoders}
     summary: list[dict[str, Any]] = []
     for key, members in groups.items():
         line: dict[str, Any] = dict(zip(KEYS, key, strict=True))
         line |= {"ipc": members[0]["ipc"], "runs": len(members)}
-        line |= {name: spread(m[name] for m in members) for name in ("top1", "top5", "worst_group")}
+        line |= {name: mean_std(m[name] for m in members) for name in ("top1", "top5", "worst_group")}
         line["fingerprints"] = sorted({str(m["fingerprint"]) for m in members})
         summary.append(line)
     summary.sort(key=lambda line: [_place(order.get(k, []), line[k]) for k in _SORT])
@@ -165,7 +161,7 @@ def _place(order: list[Any], name: str) -> tuple[int, str]:
 
 def full_accuracy(summary: list[dict[str, Any]], encoder: str, protocol: str) -> float | None:
     """Mean top-1 of the probe on all training images that ``protocol`` is measured against."""
-    for name in (BOUNDS.get(protocol, protocol), protocol):
+    for name in (bound_of(protocol), protocol):
         for line in summary:
             if (line["method"], line["eval_encoder"], line["protocol"]) == ("full", encoder, name):
                 mean: float | None = line["top1"]["mean"]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .data import METHODS, full_accuracy
+from .data import TITLES, full_accuracy
 
 __all__ = ["Bar", "BarPanel", "Curve", "CurvePanel", "Tick", "accuracy_panels", "curve_panels", "matrix", "nice_ticks"]
 
@@ -100,7 +100,7 @@ def accuracy_panels(summary: list[dict[str, Any]]) -> list[BarPanel]:
 def _bar(line: dict[str, Any]) -> Bar:
     mean, std = line["top1"]["mean"], line["top1"]["std"]
     low, high = max(0.0, mean - (std or 0)), min(100.0, mean + (std or 0))
-    label = METHODS.get(line["method"], line["method"])
+    label = TITLES.get(line["method"], line["method"])
     return Bar(line["method"], label, round(mean, 3), round(low, 3), round(high, 3), std)
 
 
@@ -139,7 +139,7 @@ def _curve_panel(
         band = _path(upper + lower[::-1]) + " Z" if len(c[key]) > _POINTS else ""
         dots = middle if len(c[key]) <= 40 else []
         kept = next((place(x, y) for x, y in c[key] if x == c["kept_step"]), None) if key != "loss" else None
-        name, last = METHODS.get(c["method"], c["method"]), _number(c[key][-1][1])
+        name, last = TITLES.get(c["method"], c["method"]), _number(c[key][-1][1])
         curves.append(Curve(name, colours[c["method"]], _path(middle), band, dots, kept, last))
     across = [Tick(place(x, y_ticks[0])[0], f"{x:,.0f}") for x in x_ticks if x <= x_high]
     upward = [Tick(place(0, y)[1], _number(y)) for y in y_ticks]

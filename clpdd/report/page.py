@@ -10,13 +10,14 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from ..config import Settings
-from ..distilled import DistilledSet
-from ..layout import Layout
+from ..catalogue.protocols import PROTOCOLS, bound_of
+from ..config.settings import Settings
+from ..distilled.dataset import DistilledSet
+from ..storage.layout import Layout
 from . import figures
 from .classes import LISTED
 from .clocks import distill_seconds, evaluation_clocks, stage_lines
-from .data import BOUNDS, KEYS, METHODS
+from .data import BOUNDS, KEYS, TITLES
 from .pictures import Picture, fit, timelapse
 from .transfer import heat_maps
 
@@ -32,7 +33,7 @@ _CLASSES_IN_FULL = 50  # with more of them a single image of each is shown
 _OTHER_CLASSES = 1000
 _SIDE_BY_SIDE = 12  # most classes whose accuracies and confusion stand beside each other
 
-_PROTOCOLS = {"sgd": "SGD linear probe", "closed_form": "closed-form ridge probe", "logistic": "logistic regression"}
+_PROTOCOLS = {name: entry.title for name, entry in PROTOCOLS.items()}
 _LIBRARIES = (
     "clpdd",
     "torch",
@@ -75,7 +76,7 @@ def render(
 def template(name: str) -> jinja2.Template:
     """A template of the package with the filters that all pages share."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("clpdd", "templates"),
+        loader=jinja2.PackageLoader("clpdd.report", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -122,7 +123,7 @@ def breakable(name: str) -> Markup:
 _FILTERS: dict[str, Callable[..., Any]] = {
     "count": lambda number: f"{number:,}",
     "percent": lambda value: "–" if value is None else f"{value:.1f}",
-    "method": lambda name: METHODS.get(name, name),
+    "method": lambda name: TITLES.get(name, name),
     "protocol": lambda name: _PROTOCOLS.get(name, name),
     "views": views_in_words,
     "capital": lambda text: text[:1].upper() + text[1:],
@@ -147,7 +148,7 @@ def _gallery(
     chosen = sets[encoder, method].draws[0]
     start = sets[encoder, method].start
     rows = [
-        ("Distilled" if facts["headline"]["synthetic"] else METHODS.get(method, method), chosen.images, chosen.labels)
+        ("Distilled" if facts["headline"]["synthetic"] else TITLES.get(method, method), chosen.images, chosen.labels)
     ]
     central = sets.get((encoder, "centroid"))
     beside = central is not None and len(central) > 0 and method != "centroid"
@@ -200,7 +201,7 @@ def _classes(facts: dict[str, Any], settings: Settings) -> dict[str, Any] | None
     chosen = next((d for d in own if d["method"] == headline["method"]), None)
     if chosen is None:
         return None
-    bound = BOUNDS.get(chosen["protocol"], chosen["protocol"])
+    bound = bound_of(chosen["protocol"])
     full = next((d for d in own if d["method"] == "full" and d["protocol"] == bound), None)
     names, limit = facts["class_names"], min(settings.report.max_classes, LISTED)
     reference = full["per_class"] if full and full is not chosen else [None] * len(names)

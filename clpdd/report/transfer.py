@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
-from ..config import Settings
-from ..config.variants import OPTIMISING
+from ..catalogue.methods import METHODS
+from ..config.settings import Settings
 
 __all__ = ["ENCODERS_NAMED", "cross", "heat_maps"]
 
@@ -48,7 +48,7 @@ def cross(summary: list[dict[str, Any]], settings: Settings, kinds: Mapping[str,
             matrices.append(
                 {
                     "method": method,
-                    "synthetic": kinds[method] in OPTIMISING,
+                    "synthetic": METHODS[kinds[method]].optimises,
                     "protocol": protocol,
                     "views": views,
                     "top1": [[line["top1"]["mean"] if line else None for line in row] for row in found],

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clpdd.config import DatasetSettings
-from clpdd.datasets import build_index
-from clpdd.layout import SPLITS
+from clpdd.config.dataset import DatasetSettings
+from clpdd.datasets.build import build_index
+from clpdd.storage.layout import SPLITS
 
 NAMES = ["ant", "bee", "cow"]
 

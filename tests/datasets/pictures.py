@@ -6,7 +6,7 @@ import io
 
 from PIL import Image
 
-from clpdd.datasets import Index
+from clpdd.datasets.index import Index
 
 
 def png(value: int, side: int = 3) -> bytes:

@@ -14,11 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from clpdd.config import DatasetSettings, SplitLimits
-from clpdd.datasets import Index, build_index, index_arrays
+from clpdd.config.dataset import DatasetSettings, SplitLimits
+from clpdd.datasets.build import build_index, index_arrays
+from clpdd.datasets.index import Index
 from clpdd.errors import DataError, ResourceError
-from clpdd.files import read_json, sha256_bytes, sha256_tree
-from clpdd.layout import SPLITS
+from clpdd.storage.files import read_json, sha256_bytes, sha256_tree
+from clpdd.storage.layout import SPLITS
 
 from .conftest import NAMES, labels, overlapping, pictures
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from clpdd.datasets import FORMATS, decode_image
+from clpdd.datasets.decode import FORMATS, decode_image
 from clpdd.errors import DataError
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from clpdd.config import DatasetSettings
-from clpdd.datasets import Index, index_arrays
+from clpdd.config.dataset import DatasetSettings
+from clpdd.datasets.build import index_arrays
+from clpdd.datasets.index import Index
 from clpdd.errors import DataError
-from clpdd.files import read_json
+from clpdd.storage.files import read_json
 
 from .conftest import NAMES, labels, overlapping, pictures
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from clpdd.config import DatasetSettings
-from clpdd.datasets import Index, build_index
+from clpdd.config.dataset import DatasetSettings
+from clpdd.datasets.build import build_index
+from clpdd.datasets.index import Index
 from clpdd.errors import DataError
-from clpdd.files import read_json
-from clpdd.layout import SPLITS
+from clpdd.storage.files import read_json
+from clpdd.storage.layout import SPLITS
 
 from .pictures import png
 

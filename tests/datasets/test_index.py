@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from clpdd.datasets import Index
+from clpdd.datasets.index import Index
 from clpdd.errors import ArtifactError
-from clpdd.files import sha256_bytes
+from clpdd.storage.files import sha256_bytes
 
 
 def test_rows_beyond_the_index_are_index_errors(digits: Path) -> None:

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import scipy.io
 
-from clpdd.config import CATALOGUE, DatasetSettings, entry
-from clpdd.datasets import LAYOUTS, Index, build_index
-from clpdd.datasets.archives import members, nested_members, read_members
-from clpdd.datasets.imagenet import subset, wordnet_ids
+from clpdd.catalogue.datasets import CATALOGUE, LAYOUTS, entry
+from clpdd.config.dataset import DatasetSettings
+from clpdd.datasets.build import build_index
+from clpdd.datasets.index import Index
+from clpdd.datasets.sources.archives import members, nested_members, read_members
+from clpdd.datasets.sources.imagenet import subset, wordnet_ids
 from clpdd.errors import ArtifactError, DataError
-from clpdd.layout import SPLITS
+from clpdd.storage.layout import SPLITS
 from tests.trees import TREES, imagenet_archives, imagenet_folder, imagenet_kaggle, imagenet_shards, jpeg, pack, table
 
 TEN = "imagenet-imagewoof"
@@ -106,7 +108,7 @@ def test_subsets_are_lists_of_imagenet_classes_and_all_class_names_differ() -> N
             ids = subset(data.options["subset"])
             assert len(ids) == len(set(ids)) == data.classes, name
             assert set(ids) <= known
-    from clpdd.datasets.imagenet import _readable
+    from clpdd.datasets.sources.imagenet import _readable
 
     names = _readable(wordnet_ids())
     assert len(set(names)) == 1000

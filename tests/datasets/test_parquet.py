@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clpdd.config import DatasetSettings, SplitLimits
-from clpdd.datasets import Index, build_index
+from clpdd.config.dataset import DatasetSettings, SplitLimits
+from clpdd.datasets.build import build_index
+from clpdd.datasets.index import Index
 from clpdd.errors import DataError
-from clpdd.files import read_json
-from clpdd.layout import SPLITS
+from clpdd.storage.files import read_json
+from clpdd.storage.layout import SPLITS
 
 from .pictures import pixel, png
 

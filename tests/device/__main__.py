@@ -11,14 +11,17 @@ from typing import Any
 
 import torch
 
-from clpdd import AugmentSettings, CacheSettings, DatasetSettings, DistillSettings, EvaluateSettings, Workspace
-from clpdd.classifier import train_classifier
-from clpdd.config import RuntimeSettings
-from clpdd.distill import distill
-from clpdd.distilled import DistilledSet
-from clpdd.distributed import connect
-from clpdd.encoders import load_encoder
-from clpdd.ranks import ALONE, Ranks
+from clpdd import AugmentSettings, DatasetSettings, DistillSettings, EvaluateSettings, Workspace
+from clpdd.config.runtime import RuntimeSettings
+from clpdd.config.settings import Settings
+from clpdd.config.variants import MethodVariant
+from clpdd.distilled.dataset import DistilledSet
+from clpdd.distributed.group import ALONE, Ranks
+from clpdd.distributed.launch import connect
+from clpdd.encoders.loading import load_encoder
+from clpdd.probe.classifier import train_classifier
+from clpdd.stages.distill import distill
+from clpdd.stages.project import Project, Run
 
 from . import install
 
@@ -39,21 +42,15 @@ CHOICES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 
 def sets(work: Workspace, folder: Path, ranks: Ranks = ALONE) -> list[DistilledSet]:
     """Every choice distilled in a few steps."""
-    layout, name, made = work.layout, work.encoder.name, []
+    made, data = [], Project(Settings(), work.layout).training(work.encoder.name)
     for number, (method, settings, runtime) in enumerate(CHOICES):
         made.append(
             distill(
-                method,
-                index=layout.index("train"),
-                train=layout.features(name, "train"),
-                validation=layout.features(name, "validation"),
-                kernels=layout.kernels(name),
-                encoder=work.encoder,
-                target=folder / str(number),
-                work_root=folder / "work",
-                settings=DistillSettings(steps=3, augmentations=2, augment=VIEWS, **settings),
-                runtime=RuntimeSettings(**runtime),
-                ranks=ranks,
+                MethodVariant(method, method, DistillSettings(steps=3, augmentations=2, augment=VIEWS, **settings)),
+                data,
+                work.encoder,
+                folder / str(number),
+                run=Run(work=folder / "work", runtime=RuntimeSettings(**runtime), ranks=ranks),
             )
         )
     return made
@@ -63,7 +60,7 @@ def workspace(root: Path, device: str) -> Workspace:
     """Some digits, seen by a small encoder on ``device``."""
     encoder = load_encoder("clpdd_resnet14", image_size=32, device=device)
     data = DatasetSettings.model_validate({"name": "digits", "max_per_class": {"train": 20, "test": 6}})
-    return Workspace(root / device, encoder, data, cache=CacheSettings(workers=0))
+    return Workspace(root / device, encoder, data)
 
 
 def main(library: str, folder: str) -> None:

@@ -14,13 +14,20 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from clpdd.config import CacheSettings, DatasetSettings, EvaluateSettings, KernelSettings, SplitLimits
-from clpdd.datasets import Index, build_index
-from clpdd.distilled import DistilledSet
-from clpdd.encoders import Encoder, load_encoder
-from clpdd.evaluation import evaluate
-from clpdd.features import cache_features
-from clpdd.kernels import compute_kernels
+from clpdd.config.cache import CacheSettings
+from clpdd.config.dataset import DatasetSettings, SplitLimits
+from clpdd.config.evaluate import EvaluateSettings
+from clpdd.config.kernels import KernelSettings
+from clpdd.datasets.build import build_index
+from clpdd.datasets.index import Index
+from clpdd.distilled.dataset import DistilledSet
+from clpdd.encoders.encoder import Encoder
+from clpdd.encoders.loading import load_encoder
+from clpdd.evaluation.inputs import EvaluationData
+from clpdd.stages.cache import cache_features
+from clpdd.stages.evaluate import evaluate
+from clpdd.stages.kernels import compute_kernels
+from tests.runs import run_in
 
 SETTINGS = EvaluateSettings(seeds=2, epochs=30, views=4, learning_rate=0.05, ridge=0.1)
 NAMES = ("results.parquet", "metrics.json", "details.json", "plots/accuracy.csv")
@@ -37,19 +44,17 @@ class World:
 
     def evaluate(self, room: Path, settings: EvaluateSettings = SETTINGS, **changes: Any) -> Path:
         torch.set_num_threads(1)  # as in the processes that it is compared with
-        encoders = changes.pop("encoders", self.encoders)
-        arguments: dict[str, Any] = {
-            "distilled": self.distilled,
-            "encoders": encoders,
-            "stores": {e: {s: self.root / e / f"{s}.zarr" for s in SPLITS} for e in encoders},
-            "kernels": {e: self.root / e / "kernels" for e in encoders},
-            "settings": settings,
-            "seed": 0,
-            "out": room / "results",
-            "work_root": room / "work",
-            "clocks": room / "clocks",
-        }
-        evaluate(**(arguments | changes))
+        encoders: Mapping[str, Encoder] = changes.pop("encoders", self.encoders)
+        stores = {e: {s: self.root / e / f"{s}.zarr" for s in SPLITS} for e in encoders} | changes.pop("stores", {})
+        kernels = {e: self.root / e / "kernels" for e in encoders} | changes.pop("kernels", {})
+        evaluate(
+            changes.pop("distilled", self.distilled),
+            {e: EvaluationData(encoder=encoders[e], kernels=kernels[e], **stores[e]) for e in encoders},
+            settings,
+            room / "results",
+            run=run_in(room / "work"),
+            **changes,
+        )
         return room / "results"
 
 
@@ -75,9 +80,9 @@ def build_world(root: Path) -> World:
     for name, encoder in world.encoders.items():
         for split in SPLITS:
             target = root / name / f"{split}.zarr"
-            cache_features(index[split], encoder, CacheSettings(workers=0), target, root / "work", progress=False)
+            cache_features(index[split], encoder, CacheSettings(), target, run_in(root / "work"), progress=False)
         stores = root / name / "train.zarr", root / name / "validation.zarr"
-        compute_kernels(*stores, KernelSettings(), root / name / "kernels", root / "work")
+        compute_kernels(*stores, KernelSettings(), root / name / "kernels", run_in(root / "work"))
     train = Index.open(index["train"])
     for (encoder_name, method), folder in world.distilled.items():
         made_set(train, method, world.encoders[encoder_name]).save(folder)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from clpdd.distilled import DistilledSet
+from clpdd.distilled.dataset import DistilledSet
 from clpdd.errors import ArtifactError, SettingsError
 
 from .conftest import SPLITS, World

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clpdd.errors import Preempted
-from clpdd.files import read_json, sha256_file
+from clpdd.storage.files import read_json, sha256_file
 
 from .conftest import SETTINGS, World, contents, rows_of
 
@@ -101,7 +101,7 @@ def test_one_more_protocol_leaves_the_pieces_of_the_others(world: World, tmp_pat
 def test_the_order_in_which_draws_and_seeds_are_grouped_does_not_matter(
     world: World, room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clpdd.evaluation.protocols._GROUP_BYTES", 1)  # every probe alone, its views in float16
+    monkeypatch.setattr("clpdd.evaluation.subject._GROUP_BYTES", 1)  # every probe alone, its views in float16
     distilled = {("one", "random"): world.distilled["one", "random"]}
     found = rows_of(world.evaluate(tmp_path, distilled=distilled))
     expected = [r for r in rows_of(room / "results") if r["method"] == "random"]

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from clpdd.evaluation.protocols import Variant
+from clpdd.evaluation.subject import ViewedProtocol
 from clpdd.evaluation.tables import Result, details_json
-from clpdd.features import FeatureStore
-from clpdd.files import canonical_json, read_json, sha256_bytes
+from clpdd.features.store import FeatureStore
+from clpdd.storage.files import canonical_json, read_json, sha256_bytes
 
 from .conftest import SETTINGS, World, rows_of
 
@@ -121,7 +121,17 @@ def test_only_the_first_protocol_keeps_its_confusion_when_there_are_many_classes
     matrix[0] = [0] * classes  # a class without test images
     piece = {"rows": [{"draw": 0, "seed": 0, "top1": 100.0, "top5": 100.0}], "confusion": matrix, "notes": {}}
     results = [
-        Result("d", "clp", "one", target, Variant(protocol, "clean"), 1, "f", {}, piece)
+        Result(
+            dataset="d",
+            method="clp",
+            distil="one",
+            target=target,
+            protocol=ViewedProtocol(protocol, "clean"),
+            ipc=1,
+            fingerprint="f",
+            record={},
+            piece=piece,
+        )
         for target in ("one", "two")
         for protocol in ("sgd", "closed_form")
     ]

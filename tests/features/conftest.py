@@ -12,13 +12,15 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from clpdd.config import CacheSettings
-from clpdd.datasets import index_arrays
-from clpdd.encoders import Encoder, load_encoder
-from clpdd.features import cache_features
+from clpdd.config.cache import CacheSettings
+from clpdd.datasets.build import index_arrays
+from clpdd.encoders.encoder import Encoder
+from clpdd.encoders.loading import load_encoder
+from clpdd.stages.cache import cache_features
+from tests.runs import run_in
 
 ROWS = 150
-SMALL = CacheSettings(dtype="float32", batch_size=12, workers=0, chunk_rows=8, shard_rows=32)
+SMALL = CacheSettings(dtype="float32", batch_size=12, chunk_rows=8, shard_rows=32)
 SHARDS = 5
 
 
@@ -58,7 +60,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(index: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted run's store; read only."""
     root = tmp_path_factory.mktemp("finished")
-    cache_features(index, make_encoder(weights), SMALL, root / "train.zarr", root / "work")
+    cache_features(index, make_encoder(weights), SMALL, root / "train.zarr", run_in(root / "work"))
     return root / "train.zarr"
 
 

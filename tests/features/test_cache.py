@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from clpdd.datasets import Index
-from clpdd.encoders import Encoder
+from clpdd.datasets.index import Index
+from clpdd.encoders.calling import encode
+from clpdd.encoders.encoder import Encoder
 from clpdd.errors import ArtifactError, NumericalError, ResourceError
-from clpdd.features import FeatureStore, cache_features
-from clpdd.files import sha256_tree
-from clpdd.precision import encode
+from clpdd.features.store import FeatureStore
+from clpdd.stages.cache import cache_features
+from clpdd.storage.files import sha256_tree
+from tests.runs import run_in
 
 from .conftest import ROWS, SMALL
 
@@ -40,7 +42,7 @@ def test_store_holds_the_encoders_features_in_the_order_of_the_index(
 
 def test_float16_differs_by_its_rounding_alone(index: Path, encoder: Encoder, finished: Path, tmp_path: Path) -> None:
     half = cache_features(
-        index, encoder, SMALL.model_copy(update={"dtype": "float16"}), tmp_path / "half.zarr", tmp_path
+        index, encoder, SMALL.model_copy(update={"dtype": "float16"}), tmp_path / "half.zarr", run_in(tmp_path)
     )
     exact = FeatureStore.open(finished)
     assert half.dtype == "float16"
@@ -52,7 +54,7 @@ def test_the_encoder_works_in_the_precision_asked_for(
     index: Path, encoder: Encoder, finished: Path, tmp_path: Path
 ) -> None:
     rough = SMALL.model_copy(update={"precision": "bfloat16"})
-    found = cache_features(index, encoder, rough, tmp_path / "rough.zarr", tmp_path).features()
+    found = cache_features(index, encoder, rough, tmp_path / "rough.zarr", run_in(tmp_path)).features()
     exact = FeatureStore.open(finished).features()
     error = (found - exact).norm() / exact.norm()
     assert 1e-4 < error < 0.03
@@ -65,8 +67,7 @@ def test_the_encoder_works_in_the_precision_asked_for(
 def test_bytes_do_not_depend_on_the_workers(
     index: Path, encoder: Encoder, finished: Path, tmp_path: Path, workers: int | None
 ) -> None:
-    settings = SMALL.model_copy(update={"workers": workers})
-    cache_features(index, encoder, settings, tmp_path / "train.zarr", tmp_path / "work")
+    cache_features(index, encoder, SMALL, tmp_path / "train.zarr", run_in(tmp_path / "work", workers=workers))
     assert sha256_tree(tmp_path / "train.zarr") == sha256_tree(finished)
 
 
@@ -74,7 +75,7 @@ def test_chunking_changes_the_files_and_not_the_content(
     index: Path, encoder: Encoder, finished: Path, tmp_path: Path
 ) -> None:
     settings = SMALL.model_copy(update={"chunk_rows": 4})
-    other = cache_features(index, encoder, settings, tmp_path / "train.zarr", tmp_path / "work")
+    other = cache_features(index, encoder, settings, tmp_path / "train.zarr", run_in(tmp_path / "work"))
     assert other.digest == FeatureStore.open(finished).digest
 
 
@@ -88,22 +89,22 @@ def shifted(encoder: Encoder, amount: float) -> Encoder:
 def test_overflow_of_float16_names_the_image_and_the_remedy(index: Path, encoder: Encoder, tmp_path: Path) -> None:
     half = SMALL.model_copy(update={"dtype": "float16"})
     with pytest.raises(NumericalError, match=r"'train-0+'.*float16.*cache\.dtype: float32"):
-        cache_features(index, shifted(encoder, 1e6), half, tmp_path / "a.zarr", tmp_path / "work")
+        cache_features(index, shifted(encoder, 1e6), half, tmp_path / "a.zarr", run_in(tmp_path / "work"))
     assert not (tmp_path / "a.zarr").exists()
-    cache_features(index, encoder, SMALL, tmp_path / "a.zarr", tmp_path / "work")
+    cache_features(index, encoder, SMALL, tmp_path / "a.zarr", run_in(tmp_path / "work"))
 
 
 def test_nan_features_are_refused_in_every_dtype(index: Path, encoder: Encoder, tmp_path: Path) -> None:
     with pytest.raises(NumericalError, match=r"NaN or infinite features for image 'train-0+'"):
-        cache_features(index, shifted(encoder, float("nan")), SMALL, tmp_path / "a.zarr", tmp_path / "work")
+        cache_features(index, shifted(encoder, float("nan")), SMALL, tmp_path / "a.zarr", run_in(tmp_path / "work"))
 
 
 def test_a_missing_index_and_a_store_where_a_file_stands(encoder: Encoder, index: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"gone\.parquet"):
-        cache_features(tmp_path / "gone.parquet", encoder, SMALL, tmp_path / "a.zarr", tmp_path / "work")
+        cache_features(tmp_path / "gone.parquet", encoder, SMALL, tmp_path / "a.zarr", run_in(tmp_path / "work"))
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ResourceError, match="file"):
-        cache_features(index, encoder, SMALL, tmp_path / "a.zarr", tmp_path / "file")
+        cache_features(index, encoder, SMALL, tmp_path / "a.zarr", run_in(tmp_path / "file"))
 
 
 def test_trouble_in_a_worker_ends_the_run_and_the_workers(encoder: Encoder, index: Path, tmp_path: Path) -> None:
@@ -112,8 +113,7 @@ def test_trouble_in_a_worker_ends_the_run_and_the_workers(encoder: Encoder, inde
     at = data.index(b"\x89PNG", len(data) // 2)
     data[at : at + 4] = b"\0\0\0\0"
     path.write_bytes(data)
-    settings = SMALL.model_copy(update={"workers": 1})
     with pytest.raises(ArtifactError, match=r"train\.parquet is damaged"):
-        cache_features(path, encoder, settings, tmp_path / "a.zarr", tmp_path / "work")
+        cache_features(path, encoder, SMALL, tmp_path / "a.zarr", run_in(tmp_path / "work", workers=1))
     assert not multiprocessing.active_children()
     assert not (tmp_path / "a.zarr").exists()

@@ -17,11 +17,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from clpdd.config import CacheSettings
-from clpdd.encoders import Encoder
-from clpdd.features import cache_features
-from clpdd.files import sha256_tree
-from flows.dvc import Stage, forget
+from clpdd.config.cache import CacheSettings
+from clpdd.encoders.encoder import Encoder
+from clpdd.stages.cache import cache_features
+from clpdd.storage.files import sha256_tree
+from flows.dvc_commands import Stage, forget
+from tests.runs import run_in
 
 from .conftest import ROWS, SMALL, counted, flip, make_encoder
 
@@ -31,14 +32,16 @@ def test_an_interrupted_run_goes_on_at_the_first_unfinished_shard(
 ) -> None:
     target, work = tmp_path / "train.zarr", tmp_path / "work"
     with counted(encoder, fail_at=7), pytest.raises(KeyboardInterrupt):  # batches of 12, 12, 8 per shard of 32
-        cache_features(index, encoder, SMALL, target, work)
+        cache_features(index, encoder, SMALL, target, run_in(work))
     assert not target.exists()
-    measured: list[tuple[int, float]] = []
     with counted(encoder) as sizes, caplog.at_level(logging.INFO):
-        cache_features(index, encoder, SMALL, target, work, measured=lambda n, s: measured.append((n, s)))
+        cache_features(index, encoder, SMALL, target, run_in(work))
     assert "2 of 5 shards are finished already" in caplog.text
-    assert sum(sizes) == ROWS - 2 * 32 == measured[0][0]
-    assert measured[0][1] > 0
+    assert sum(sizes) == ROWS - 2 * 32
+    (clock,) = (tmp_path / "clocks").iterdir()
+    reading = json.loads(clock.read_text())
+    assert reading["attempts"] == 2
+    assert reading["images_per_second"] > 0
     assert sha256_tree(target) == sha256_tree(finished)
 
 
@@ -46,10 +49,10 @@ def test_a_finished_store_is_published_again_without_encoding(
     index: Path, encoder: Encoder, finished: Path, tmp_path: Path
 ) -> None:
     target, work = tmp_path / "train.zarr", tmp_path / "work"
-    cache_features(index, encoder, SMALL, target, work)
+    cache_features(index, encoder, SMALL, target, run_in(work))
     shutil.rmtree(target)
     with counted(encoder) as sizes:
-        cache_features(index, encoder, SMALL, target, work)
+        cache_features(index, encoder, SMALL, target, run_in(work))
     assert sizes == []
     assert sha256_tree(target) == sha256_tree(finished)
 
@@ -59,12 +62,12 @@ def test_a_shard_altered_since_is_not_trusted(
 ) -> None:
     target, work = tmp_path / "train.zarr", tmp_path / "work"
     with counted(encoder, fail_at=10), pytest.raises(KeyboardInterrupt):
-        cache_features(index, encoder, SMALL, target, work)
+        cache_features(index, encoder, SMALL, target, run_in(work))
     (shard,) = work.rglob("features/c/1/0")
     flip(shard, 1000)
     (shard.parent / "0.0123abcd.partial").write_bytes(b"what zarr leaves behind when it is killed")
     with counted(encoder) as sizes:
-        cache_features(index, encoder, SMALL, target, work)
+        cache_features(index, encoder, SMALL, target, run_in(work))
     assert "features/c/1/0" in caplog.text
     assert "made again" in caplog.text
     assert sum(sizes) == ROWS - 2 * 32
@@ -77,20 +80,21 @@ def test_damaged_partial_work_is_made_again(
 ) -> None:
     target, work = tmp_path / "train.zarr", tmp_path / "work"
     with counted(encoder, fail_at=7), pytest.raises(KeyboardInterrupt):
-        cache_features(index, encoder, SMALL, target, work)
+        cache_features(index, encoder, SMALL, target, run_in(work))
     (file,) = work.rglob("features/zarr.json" if damage == "metadata" else "shards.json")
     file.write_text("[1, 2]" if damage == "list" else file.read_text()[:-20])
-    cache_features(index, encoder, SMALL, target, work)
+    cache_features(index, encoder, SMALL, target, run_in(work))
     assert sha256_tree(target) == sha256_tree(finished)
 
 
 def test_other_settings_or_encoders_have_work_folders_of_their_own(index: Path, weights: Path, tmp_path: Path) -> None:
-    def run(encoder: Encoder, settings: CacheSettings) -> None:
+    def run(encoder: Encoder, settings: CacheSettings, workers: int = 0) -> None:
+        how = run_in(tmp_path / "work", workers=workers)
         with counted(encoder, fail_at=4), pytest.raises(KeyboardInterrupt):
-            cache_features(index, encoder, settings, tmp_path / "train.zarr", tmp_path / "work")
+            cache_features(index, encoder, settings, tmp_path / "train.zarr", how)
 
     run(make_encoder(weights), SMALL)
-    run(make_encoder(weights), SMALL.model_copy(update={"workers": 1}))  # cannot change a byte
+    run(make_encoder(weights), SMALL, workers=1)  # cannot change a byte
     assert len(list((tmp_path / "work").rglob("fingerprint.json"))) == 1
     run(make_encoder(weights), SMALL.model_copy(update={"dtype": "float16"}))
     run(make_encoder(weights, size=24), SMALL)
@@ -108,7 +112,7 @@ def test_the_flow_forgets_the_work_of_that_encoder_alone(index: Path, weights: P
     for name in ("one", "one-more"):
         encoder = make_encoder(weights, name)
         with counted(encoder, fail_at=2), pytest.raises(KeyboardInterrupt):
-            cache_features(index, encoder, SMALL, tmp_path / f"{name}.zarr", work)
+            cache_features(index, encoder, SMALL, tmp_path / f"{name}.zarr", run_in(work))
     forget(work, [Stage("cache@one", (), str(tmp_path), ())])
     assert {found.parents[1].name for found in work.rglob("fingerprint.json")} == {"one-more-train"}
 
@@ -119,14 +123,17 @@ from pathlib import Path
 
 if __name__ == "__main__":
     import torch
-    from clpdd.config import CacheSettings
-    from clpdd.encoders import load_encoder
-    from clpdd.features import cache_features
+    from clpdd.config.cache import CacheSettings
+    from clpdd.config.runtime import RuntimeSettings
+    from clpdd.encoders.loading import load_encoder
+    from clpdd.stages.cache import cache_features
+    from clpdd.stages.project import Run
 
     index, weights, target, work = map(Path, sys.argv[1:5])
     encoder = load_encoder("clpdd_resnet14", weights=weights, image_size=64, device="cpu")
     torch.set_num_threads(1)
-    cache_features(index, encoder, CacheSettings.model_validate_json(sys.argv[5]), target, work)
+    run = Run(work=work, runtime=RuntimeSettings(workers=2))
+    cache_features(index, encoder, CacheSettings.model_validate_json(sys.argv[5]), target, run)
 """
 
 
@@ -167,7 +174,7 @@ def test_a_killed_run_leaves_no_process_and_resumes_to_the_same_bytes(
     index: Path, weights: Path, tmp_path: Path
 ) -> None:
     target, work = tmp_path / "train.zarr", tmp_path / "work"
-    settings = CacheSettings(dtype="float32", batch_size=6, workers=2, chunk_rows=5, shard_rows=10)
+    settings = CacheSettings(dtype="float32", batch_size=6, chunk_rows=5, shard_rows=10)
     inputs = (index, weights, target, work, settings.model_dump_json())
     (tmp_path / "run.py").write_text(KILLED)
     command = [sys.executable, str(tmp_path / "run.py"), *map(str, inputs)]
@@ -190,7 +197,7 @@ def test_a_killed_run_leaves_no_process_and_resumes_to_the_same_bytes(
     assert not target.exists()
     encoder = make_encoder(weights, size=64)
     with counted(encoder) as sizes:
-        cache_features(index, encoder, settings, target, work)
+        cache_features(index, encoder, settings, target, run_in(work))
     assert 0 < sum(sizes) == ROWS - 10 * done
-    cache_features(index, encoder, settings, tmp_path / "whole.zarr", tmp_path / "other")
+    cache_features(index, encoder, settings, tmp_path / "whole.zarr", run_in(tmp_path / "other"))
     assert sha256_tree(target) == sha256_tree(tmp_path / "whole.zarr")

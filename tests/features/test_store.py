@@ -13,7 +13,7 @@ import torch
 import zarr
 
 from clpdd.errors import ArtifactError
-from clpdd.features import FeatureStore
+from clpdd.features.store import FeatureStore
 
 from .conftest import ROWS, SHARDS, flip
 

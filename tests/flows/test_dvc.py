@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import dvc, processes
+from flows import dvc_commands as dvc
+from flows import processes
 
 from .conftest import Toy, command, gone, until
 

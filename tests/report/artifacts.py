@@ -12,10 +12,10 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from clpdd.config import Settings
-from clpdd.distilled import DistilledSet, grid
-from clpdd.files import write_json
-from clpdd.layout import Layout
+from clpdd.config.settings import Settings
+from clpdd.distilled.dataset import DistilledSet, grid
+from clpdd.storage.files import write_json
+from clpdd.storage.layout import Layout
 
 MEANS = {"clp": 91.2, "random": 58.0, "centroid": 76.4, "full": 97.1}
 ROWS: list[tuple[str, pa.DataType]] = [

@@ -6,9 +6,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from clpdd.config import Settings, parse_settings
-from clpdd.files import read_json, write_json
-from clpdd.layout import Layout
+from clpdd.config.loading import parse_settings
+from clpdd.config.settings import Settings
+from clpdd.storage.files import read_json, write_json
+from clpdd.storage.layout import Layout
 
 from .artifacts import DIGITS, HOSTILE, write_artifacts
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clpdd.config import Settings
-from clpdd.layout import Layout
-from clpdd.report import write_report
+from clpdd.config.settings import Settings
+from clpdd.stages.report import write_report
+from clpdd.storage.layout import Layout
 from tests.browser import asked_schemes, emulate
 
 CUT_OFF = """

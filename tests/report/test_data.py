@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from clpdd.config import Settings
-from clpdd.layout import Layout
-from clpdd.report import write_report
+from clpdd.config.settings import Settings
 from clpdd.report.clocks import git_revision
 from clpdd.report.data import KEYS, gather, read_sources
 from clpdd.report.transfer import heat_maps
+from clpdd.stages.report import write_report
+from clpdd.storage.layout import Layout
 
 from .artifacts import results, variants
 from .conftest import Page

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from clpdd.config import Settings, parse_settings
+from clpdd.config.loading import parse_settings
+from clpdd.config.settings import Settings
 from clpdd.errors import ArtifactError
-from clpdd.layout import Layout
-from clpdd.report import write_report
+from clpdd.stages.report import write_report
+from clpdd.storage.layout import Layout
 
 from .artifacts import DIGITS, HOSTILE, write_artifacts
 from .conftest import Page

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from clpdd.cli import main
-from clpdd.files import sha256_tree
+from clpdd.cli.main import main
+from clpdd.storage.files import sha256_tree
 
 NAME = "clpdd_resnet14"
 STEPS = ("index", "cache", "kernels", "distill", "evaluate", "report")
@@ -29,7 +29,7 @@ OUTPUTS = {
 }
 SETTINGS: dict[str, Any] = {
     "dataset": {"max_per_class": {"train": 12, "validation": 6, "test": 6}},
-    "cache": {"batch_size": 16, "chunk_rows": 8, "shard_rows": 24, "workers": 0},
+    "cache": {"batch_size": 16, "chunk_rows": 8, "shard_rows": 24},
     "methods": ["clp"],
     "distill": {
         "steps": 8,
@@ -37,10 +37,10 @@ SETTINGS: dict[str, Any] = {
         "extend_every": 2,
         "validate_every": 4,
         "preview_every": 2,
-        "checkpoint_every_steps": 2,
+        "random_draws": 1,
     },
-    "evaluate": {"seeds": 1, "random_draws": 1, "epochs": 5, "views": 2},
-    "runtime": {"device": "cpu", "threads": 1},
+    "evaluate": {"seeds": 1, "epochs": 5, "views": 2},
+    "runtime": {"device": "cpu", "threads": 1, "workers": 0, "checkpoint_every_steps": 2},
 }
 
 

@@ -10,8 +10,9 @@ import textwrap
 
 import pytest
 
-from clpdd import cli, stages
-from clpdd.work import exclusive
+from clpdd.cli.main import build_parser
+from clpdd.stages import kernels
+from clpdd.storage.work import exclusive
 
 from .conftest import Place, clear, command
 
@@ -25,7 +26,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
                 raise RuntimeError("a library speaks") from inner
             raise
 
-    monkeypatch.setattr(stages, "kernels", fail)
+    monkeypatch.setattr(kernels, "run_kernels", fail)
 
 
 @pytest.mark.parametrize(
@@ -66,15 +67,16 @@ def test_a_defect_keeps_its_traceback(place: Place, monkeypatch: pytest.MonkeyPa
 def test_a_signal_is_not_swallowed_by_a_library(place: Place, name: str, code: int) -> None:
     script = textwrap.dedent(f"""
         import os, signal, sys
-        from clpdd import cli, stages
+        from clpdd.cli import main
+        from clpdd.stages import kernels
         def stubborn(project, encoder):
             try:
                 os.kill(os.getpid(), signal.{name})
             except BaseException:
                 pass
             print("the signal did not arrive")
-        stages.kernels = stubborn
-        sys.exit(cli.main({[*place.options, *command("kernels")]!r}))
+        kernels.run_kernels = stubborn
+        sys.exit(main.main({[*place.options, *command("kernels")]!r}))
     """)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert done.returncode == code
@@ -101,4 +103,4 @@ def test_help_and_refusals_do_not_wait_for_torch(place: Place) -> None:
     assert done.returncode == 2
     assert "did you mean distill?" in done.stderr
     assert "| torch\n" not in done.stderr.replace(" ", "")
-    assert cli.__name__ == "clpdd.cli"
+    assert build_parser().prog == "clpdd"

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from clpdd.encoders import Encoder
+from clpdd.encoders.encoder import Encoder
 
 from .conftest import SETTINGS, Place, clear, command
 
@@ -68,8 +68,8 @@ def test_memory_that_really_runs_out(place: Place) -> None:
     script = textwrap.dedent(f"""
         import resource, sys, torch
         torch.set_num_threads(1)
-        import clpdd.stages, clpdd.distill
-        from clpdd.cli import main
+        import clpdd.stages.distill
+        from clpdd.cli.main import main
         taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (taken + 700 * 2**20,) * 2)
         sys.exit(main({[*place.options, *command("distill")]!r}))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from clpdd.files import sweep, write_bytes
+from clpdd.storage.files import sweep, write_bytes
 
 from .conftest import NAME, Place, clear
 

@@ -24,7 +24,7 @@ CHECKPOINT_STEPS = 5
 _SOURCE = Path(__file__).resolve().parents[2]
 _SMALL: dict[str, dict[str, Any]] = {
     "dataset": {"max_per_class": {"train": 20, "validation": 6, "test": 8}},
-    "cache": {"batch_size": 8, "chunk_rows": 8, "shard_rows": 24, "workers": 1},
+    "cache": {"batch_size": 8, "chunk_rows": 8, "shard_rows": 24},
     "distill": {
         "steps": 60,
         "augmentations": 1,
@@ -32,10 +32,16 @@ _SMALL: dict[str, dict[str, Any]] = {
         "extend_every": 6,
         "validate_every": 10,
         "preview_every": 1,  # the numbers of the previews tell how far a killed run had come
+        "random_draws": 2,
+    },
+    "evaluate": {"seeds": 2, "epochs": 60, "views": 4},
+    "runtime": {
+        "device": "cpu",
+        "threads": 1,
+        "wait_seconds": 120,
+        "workers": 1,
         "checkpoint_every_steps": CHECKPOINT_STEPS,
     },
-    "evaluate": {"seeds": 2, "random_draws": 2, "epochs": 60, "views": 4},
-    "runtime": {"device": "cpu", "threads": 1, "wait_seconds": 120},
 }
 
 

@@ -1,6 +1,0 @@
-"""``python -m benchmarks``: see ``benchmarks.run``, imported late, since decoding processes import this file again."""
-
-if __name__ == "__main__":
-    from .run import main
-
-    main()

@@ -1,0 +1,4 @@
+"""What ``params.yaml`` may name: data sets, encoders, methods.
+
+Data alone: imports nothing of this package but its errors, and no torch.
+"""

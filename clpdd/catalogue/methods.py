@@ -1,0 +1,92 @@
+"""Every method by name: the one place to enter a new one.
+
+An entry says where the method is implemented and what others must know of it without importing torch. A setting that
+is added later counts for every method until its entry says otherwise, so that no old result is taken for a new one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["METHODS", "MethodEntry"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodEntry:
+    """One method.
+
+    Attributes:
+        implementation: ``"module:Class"``, a ``clpdd.optimise.context.Method``; imported when the method runs.
+        title: what people call it.
+        optimises: whether it optimises images; others choose real ones.
+        passes: encoder passes that one augmented view costs in a step, forward and backward counted apart.
+        unused: fields of ``DistillSettings`` that do not decide its result: changing them does not run it again.
+        start: ``centroid`` where it always begins with central images, which ``kernels.nearest`` must then hold.
+    """
+
+    implementation: str
+    title: str
+    optimises: bool = False
+    passes: int = 0
+    unused: tuple[str, ...] = ()
+    start: str = ""
+
+
+_OPTIMISATION = (
+    "label_learning_rate",
+    "steps",
+    "learning_rate",
+    "schedule",
+    "objective",
+    "ridge",
+    "centre",
+    "outer_batch",
+    "augmentations",
+    "augment",
+    "parameterisation",
+    "extend_every",
+    "decorrelate",
+    "initialisation",
+    "compile",
+    "keep",
+    "validate_every",
+    "preview_every",
+)
+"""What decides how images are optimised; methods that choose real images use none of it."""
+
+_REAL = (*_OPTIMISATION, "temperature", "encoder_batch", "precision", "neighbor_of")
+
+METHODS: dict[str, MethodEntry] = {
+    "clp": MethodEntry(
+        implementation="clpdd.methods.clp:Clp",
+        title="CLP-DD",
+        optimises=True,
+        passes=2,
+        unused=("neighbor_of", "random_draws"),
+    ),
+    "lgm": MethodEntry(
+        implementation="clpdd.methods.lgm:Lgm",
+        title="LGM",
+        optimises=True,
+        passes=3,  # a real image is seen with every view
+        unused=("objective", "temperature", "outer_batch", "neighbor_of", "random_draws"),
+    ),
+    "random": MethodEntry(implementation="clpdd.methods.real:Random", title="random real images", unused=_REAL),
+    "centroid": MethodEntry(
+        implementation="clpdd.methods.real:Centroid",
+        title="most central real images",
+        unused=(*_REAL, "random_draws"),
+        start="centroid",
+    ),
+    "neighbor": MethodEntry(
+        implementation="clpdd.methods.real:Neighbor",
+        title="nearest real images",
+        unused=("random_draws",),
+    ),
+    "full": MethodEntry(
+        implementation="clpdd.methods.real:Full",
+        title="all training images",
+        unused=(*_REAL, "images_per_class", "labels", "image_size", "random_draws"),
+    ),
+}
+"""Name -> entry. ``METHODS[name].implementation`` is imported by ``clpdd.methods.loading.load_method``."""

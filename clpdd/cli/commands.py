@@ -1,0 +1,250 @@
+"""What each command does. Called by ``clpdd.cli.main`` with the parsed arguments.
+
+Each command imports what it needs: ``clpdd --help`` and refusals of bad settings must not wait for torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import logging
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..distributed.launch import connect
+from ..errors import DataError, SettingsError
+from ..storage.files import try_writing
+
+if TYPE_CHECKING:
+    from ..config.settings import Settings
+    from ..encoders.encoder import Encoder
+    from ..stages.project import Project
+
+__all__ = [
+    "ablate",
+    "benchmark",
+    "cache",
+    "distill",
+    "draw",
+    "dry_run",
+    "evaluate",
+    "export",
+    "index",
+    "kernels",
+    "predict",
+    "preset",
+    "pretrain",
+    "probe",
+    "report",
+    "results",
+]
+
+log = logging.getLogger(__name__)
+
+
+def preset(options: argparse.Namespace) -> None:
+    from ..config.loading import parse_settings
+    from .cost import ASSUMED, described, estimate
+    from .presets import apply_preset, preset, preset_names
+
+    if options.name:
+        settings = apply_preset(options.name, options.params, options.presets, options.root)
+        print(f"{options.params} now holds {options.name}: {described(estimate(settings))}")
+    else:
+        for name in preset_names(options.presets):
+            print(f"{name:<34}{described(estimate(parse_settings(preset(name, options.presets))))}")
+    print(
+        f"(estimated for {ASSUMED / 1e12:.0f} T multiply-accumulates a second; `clpdd dry-run` measures this machine)"
+    )
+
+
+def dry_run(options: argparse.Namespace) -> None:
+    import tempfile
+
+    from ..config.loading import load_settings
+    from .cost import described
+    from .dry_run import dry_run
+
+    settings = load_settings(options.params)
+    with tempfile.TemporaryDirectory(prefix="clpdd-dry-run-") as folder:
+        _, cost = dry_run(settings, Path(folder))
+    print(f"expected at that speed: {described(cost)}")
+
+
+def index(options: argparse.Namespace) -> None:
+    from ..stages.index import run_index
+    from ..stages.project import open_project
+
+    run_index(open_project(options.params, options.data))
+
+
+def cache(options: argparse.Namespace) -> None:
+    from ..stages.cache import run_cache
+    from ..stages.project import open_project
+
+    with connect() as ranks:
+        run_cache(open_project(options.params, options.data, ranks), options.encoder)
+
+
+def kernels(options: argparse.Namespace) -> None:
+    from ..stages.kernels import run_kernels
+    from ..stages.project import open_project
+
+    run_kernels(open_project(options.params, options.data), options.encoder)
+
+
+def distill(options: argparse.Namespace) -> None:
+    from ..optimise.context import Watch
+    from ..stages.distill import run_distill
+    from ..stages.project import open_project
+    from .dvclive_log import live_log
+
+    with connect() as ranks:
+        project = open_project(options.params, options.data, ranks)
+        watched = project.layout.root / "live" / options.encoder / options.method
+        with live_log(watched) if ranks.is_main else contextlib.nullcontext() as log:
+            run_distill(project, options.encoder, options.method, Watch(on_progress=log))
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    from ..stages.evaluate import run_evaluate
+    from ..stages.project import open_project
+
+    run_evaluate(open_project(options.params, options.data))
+
+
+def benchmark(options: argparse.Namespace) -> None:
+    from ..benchmark.stage import benchmark
+
+    _compare(options, benchmark)
+
+
+def ablate(options: argparse.Namespace) -> None:
+    from ..benchmark.stage import ablate
+
+    _compare(options, ablate)
+
+
+def _compare(options: argparse.Namespace, run: Callable[[Project, str, str], Path]) -> None:
+    from ..stages.project import open_project
+
+    project = open_project(options.params, options.data)
+    encoder = options.encoder or project.settings.encoders[0]
+    where = ["--params", str(options.params), "--data", str(options.data)]
+    command = shlex.join(["clpdd", *where, options.command, "--encoder", encoder])  # to be given again
+    log.info("page: %s", run(project, encoder, command).resolve())
+
+
+def draw(options: argparse.Namespace) -> None:
+    from ..benchmark.page import write_comparison
+
+    log.info("page: %s", write_comparison(options.tables, options.out).resolve())
+
+
+def report(options: argparse.Namespace) -> None:
+    from ..stages.project import open_project
+    from ..stages.report import run_report
+
+    paths = run_report(open_project(options.params, options.data))
+    log.info("report: %s", paths["report.html"].resolve())
+
+
+def results(options: argparse.Namespace) -> None:
+    from ..report.table import result_table
+    from ..stages.project import open_project
+    from ..stages.report import page_is_current, run_report
+
+    project = open_project(options.params, options.data)
+    if not page_is_current(project):  # DVC brought results back from its cache, but keeps no page
+        run_report(project)
+    print(result_table(project.layout))
+
+
+def _encoder(options: argparse.Namespace, settings: Settings, name: str) -> Encoder:
+    from ..config.encoder import EncoderOptions
+    from ..encoders.loading import load_encoder, resolve_device
+
+    weights = None if options.weights is None else str(options.weights)
+    wanted = {"model": options.model, "weights": weights, "image_size": options.image_size}
+    given = {key: value for key, value in wanted.items() if value is not None}
+    own = settings.encoder_options.get(name, EncoderOptions())
+    if own.members is not None and given:
+        option = "--" + next(iter(given)).replace("_", "-")
+        raise SettingsError(f"{option} is for a single encoder, and {name} joins several: set it in encoder_options")
+    options_of = settings.encoder_options | {name: own.model_copy(update=given)}
+    known = settings.model_copy(update={"encoder_options": options_of})
+    return load_encoder(**known.encoder_arguments(name), device=resolve_device(settings.runtime.device))
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    """The settings file, or the defaults where there is none: these commands are used far from the project, too."""
+    from ..config.loading import load_settings
+    from ..config.settings import Settings
+
+    default = options.params == Path("params.yaml") and not options.params.exists()
+    return Settings() if default else load_settings(options.params)
+
+
+def probe(options: argparse.Namespace) -> None:
+    from ..distilled.dataset import DistilledSet
+    from ..probe.classifier import train_classifier
+
+    settings, data = _settings(options), DistilledSet.load(options.distilled)
+    made_with = data.info.get("encoder", {})
+    name = options.encoder or str(made_with.get("name"))
+    joined = [member["name"] for member in made_with.get("members", ())]
+    if joined and options.encoder is None and name not in settings.encoder_options:
+        raise SettingsError(
+            f"the set was distilled with {name}, which joins {', '.join(joined)}, and {options.params} does not define "
+            f"it: run where encoder_options does, or choose one by --encoder"
+        )
+    try_writing(options.out)
+    encoder = _encoder(options, settings, name)
+    train_classifier(data, encoder, settings.evaluate, protocol=options.protocol, seed=settings.seed).save(options.out)
+    log.info("classifier of %d classes: %s", data.classes, options.out)
+
+
+def predict(options: argparse.Namespace) -> None:
+    import csv
+
+    from ..probe.classifier import Classifier, classify_files, find_images
+
+    files, classifier = find_images(options.images), Classifier.load(options.classifier)
+    settings = _settings(options)
+    encoder = _encoder(options, settings, classifier.encoder["name"])
+    classifier.check(encoder)  # before a line is written
+    if isinstance(sys.stdout, io.TextIOWrapper):  # paths come out as the bytes they are, whatever the locale
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+    writer, unread = csv.writer(sys.stdout, lineterminator="\n"), 0
+    top = min(options.top, len(classifier.class_names))
+    columns = [f"{what}{rank}" for rank in range(1, top + 1) for what in ("class", "probability")]
+    writer.writerow(["path", *columns])
+    for found in classify_files(classifier, encoder, files, top=top, max_pixels=settings.dataset.max_pixels):
+        if found.problem is not None:
+            unread += 1
+            log.warning("%s", found.problem)
+        pairs = zip(found.classes, found.probabilities, strict=True)
+        values = [value for name, share in pairs for value in (name, f"{share:.4f}")]
+        writer.writerow([found.path, *(values or [""] * len(columns))])
+    if unread:
+        raise DataError(f"{unread} of {len(files)} files could not be read; the others are classified")
+
+
+def export(options: argparse.Namespace) -> None:
+    from ..distilled.export import export
+
+    log.info("written: %s", export(options.distilled, options.to, options.out))
+
+
+def pretrain(options: argparse.Namespace) -> None:
+    import dataclasses
+
+    from ..encoders.pretrain import Recipe, load_images, pretrain
+
+    try_writing(options.out)
+    images, labels = load_images(options.images)
+    pretrain(images, labels, options.out, options.architecture, dataclasses.replace(Recipe(), epochs=options.epochs))

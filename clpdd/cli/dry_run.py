@@ -1,0 +1,117 @@
+"""A configuration walked through end to end on a handful of random images: shapes, one step, speed, expected cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..catalogue.methods import METHODS
+from ..config.kernels import KernelSettings
+from ..config.settings import Settings
+from ..datasets.build import index_arrays
+from ..encoders.calling import encode
+from ..encoders.encoder import Encoder
+from ..encoders.loading import load_encoder, resolve_device
+from ..workspace import Workspace
+from .cost import Cost, estimate, whole_pass
+
+__all__ = ["Walk", "dry_run"]
+
+_CLASSES = 2
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What one encoder did.
+
+    Attributes:
+        encoder: its name.
+        size, dim: side of its input in pixels, features per image.
+        made: method -> shape of the distilled images.
+        images_per_second: forward, in batches of ``batch``, on this machine.
+        batch: images of a pass.
+    """
+
+    encoder: str
+    size: int
+    dim: int
+    made: dict[str, tuple[int, ...]]
+    images_per_second: float
+    batch: int
+
+
+def dry_run(
+    settings: Settings, folder: Path, *, arguments: dict[str, Any] | None = None, tell: Callable[[str], object] = print
+) -> tuple[list[Walk], Cost | None]:
+    """Index, cache, kernels and one step of every optimising method, for every encoder, on random weights and images.
+
+    Everything runs through the real stages with the configuration's own encoders at their own image size and its own
+    distillation settings, but for two classes, one image per class, one step and one view: what is wrong with a
+    configuration shows here, before anything is downloaded.
+
+    Args:
+        folder: takes the artifacts.
+        arguments: further ones for timm, e.g. ``{"depth": 1}`` for one block of a transformer.
+        tell: takes a line for each thing that went well.
+
+    Returns:
+        A walk for each encoder, and the cost of the true run at the speed measured (``None`` where the dataset's size
+        is not known).
+
+    Raises:
+        SettingsError, and whatever the stages raise.
+    """
+    walks, total, seconds = [], 0.0, 0.0
+    generator = np.random.default_rng(settings.seed)
+    for name in settings.encoders:
+        encoder = load_encoder(
+            **settings.encoder_arguments(name),
+            device=resolve_device(settings.runtime.device),
+            untrained=settings.seed,
+            arguments=arguments,
+        )
+        tell(f"{name}: {encoder.size} x {encoder.size} pixels -> {encoder.dim} features")
+        home = folder / name
+        shape = {"train": 2, "validation": 1, "test": 1}
+        splits = {
+            split: (
+                generator.integers(0, 256, (count * _CLASSES, 64, 64, 3), dtype=np.uint8),
+                np.arange(count * _CLASSES) % _CLASSES,
+            )
+            for split, count in shape.items()
+        }
+        index_arrays(splits, ["one", "other"], home / "index", seed=settings.seed)
+        kernels = KernelSettings(nearest=2)
+        cache = settings.cache.model_copy(update={"batch_size": 2})
+        work = Workspace(home, encoder, cache=cache, kernels=kernels, seed=settings.seed)
+        made = {}
+        for method in settings.methods:
+            variant = settings.variant(method)
+            if METHODS[variant.method].optimises:
+                small = {"steps": 1, "images_per_class": 1, "augmentations": 1}
+                found = work.distill(variant.method, variant.settings.model_copy(update=small))
+                made[method] = tuple(found.images.shape)
+                tell(f"{name}: one step of {method} -> images {made[method]}")
+        macs = whole_pass(settings, name).macs
+        walks.append(Walk(name, encoder.size, encoder.dim, made, *_speed(encoder, macs)))
+        total, seconds = total + macs, seconds + 1 / walks[-1].images_per_second
+        tell(f"{name}: {walks[-1].images_per_second:.1f} images a second forward, untrained, on this machine")
+    return walks, estimate(settings, total / seconds)
+
+
+def _speed(encoder: Encoder, macs: float) -> tuple[float, int]:
+    """Images a second, and the batch: on a CPU as many as one image of a ViT-B takes, 64 on a device."""
+    batch = max(1, min(64, int(17e9 / macs))) if encoder.mean.device.type == "cpu" else 64
+    images = torch.rand(batch, 3, encoder.size, encoder.size)
+    encode(encoder, images, precision="auto")
+    begun, passes = time.perf_counter(), 0
+    while passes < 3 or (time.perf_counter() - begun < 0.5 and passes < 50):
+        encode(encoder, images, precision="auto").sum().item()
+        passes += 1
+    return batch * passes / (time.perf_counter() - begun), batch

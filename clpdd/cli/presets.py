@@ -1,0 +1,84 @@
+"""Presets: a dataset and an encoder by one name, ``imagenet1k-dinov2``, written into ``params.yaml``.
+
+``presets/datasets`` and ``presets/encoders`` hold the halves, fragments of ``params.yaml``; each can stand with each.
+All halves of a kind set the same keys, so that one preset leaves nothing of another behind. They go into the file
+itself because DVC reads the encoders and methods of its matrix from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..config.editing import edited
+from ..config.loading import load_settings, parse_settings
+from ..config.settings import Settings
+from ..errors import SettingsError
+from ..storage.files import write_bytes
+
+__all__ = ["apply_preset", "merged", "preset", "preset_names"]
+
+_WHOLE = ("encoder_options",)  # a mapping by names of encoders: those of other presets must go
+
+
+def preset_names(folder: Path | str = "presets") -> list[str]:
+    """Every ``DATASET-ENCODER``. Raises ``SettingsError`` when there are none in ``folder``."""
+    datasets, encoders = _halves(Path(folder), "datasets"), _halves(Path(folder), "encoders")
+    return [f"{dataset}-{encoder}" for dataset in datasets for encoder in encoders]
+
+
+def _halves(folder: Path, kind: str) -> list[str]:
+    found = sorted(path.stem for path in (folder / kind).glob("*.yaml"))
+    if not found:
+        raise SettingsError(f"{folder / kind} holds no presets: run in the project's folder, or pass --presets FOLDER")
+    return found
+
+
+def preset(name: str, folder: Path | str = "presets") -> dict[str, Any]:
+    """The settings that a preset fixes, nested as in ``params.yaml``. Raises ``SettingsError`` for an unknown name."""
+    folder = Path(folder)
+    dataset, _, encoder = name.rpartition("-")
+    datasets, encoders = _halves(folder, "datasets"), _halves(folder, "encoders")
+    if dataset not in datasets or encoder not in encoders:
+        raise SettingsError(
+            f"there is no preset {name!r}: a preset is DATASET-ENCODER, with the datasets {', '.join(datasets)} and "
+            f"the encoders {', '.join(encoders)}"
+        )
+    halves = [folder / "datasets" / f"{dataset}.yaml", folder / "encoders" / f"{encoder}.yaml"]
+    one, other = (yaml.safe_load(path.read_text(encoding="utf-8")) for path in halves)
+    return merged(one, other)
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with nested ``changes``; what ``presets`` replace whole is replaced whole."""
+    out = dict(base)
+    for key, value in changes.items():
+        nested = isinstance(value, Mapping) and isinstance(out.get(key), Mapping) and key not in _WHOLE
+        out[key] = merged(out[key], value) if nested else value
+    return out
+
+
+def apply_preset(name: str, params: Path, folder: Path | str = "presets", root: str | None = None) -> Settings:
+    """Write a preset into a settings file, whole or not at all; other settings and all comments stay.
+
+    Args:
+        root: ``dataset.root`` instead of the preset's.
+
+    Raises:
+        SettingsError: unknown preset, a file that is not sound, or a preset that does not go with the rest of it.
+    """
+    load_settings(params)
+    changes = preset(name, folder)
+    if root is not None:
+        changes = merged(changes, {"dataset": {"root": root}})
+    before = params.read_text(encoding="utf-8")
+    after = edited(before, changes, _WHOLE)
+    values = yaml.safe_load(after)
+    if values != merged(yaml.safe_load(before) or {}, changes):
+        raise SettingsError(f"{params} cannot be edited without changing more than {name} asks for: write it plainly")
+    settings = parse_settings(values, source=f"{params} with the preset {name}")
+    write_bytes(params, after.encode())
+    return settings

@@ -1,0 +1,74 @@
+"""The section ``dataset``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from ..catalogue.datasets import PLACED_BY_SPLIT, entry
+from .domains import OpenShare, Positive, Section
+
+__all__ = ["DatasetSettings", "SplitLimits"]
+
+Paths = str | list[str] | None
+
+
+class SplitLimits(Section):
+    """Images per class kept of each split; ``None`` keeps all."""
+
+    train: Positive | None = None
+    validation: Positive | None = None
+    test: Positive | None = None
+
+
+class DatasetSettings(Section):
+    """Which labelled images, and how they are split."""
+
+    name: str = "digits"
+    title: Annotated[str, Field(min_length=1, max_length=80)] | None = None
+    root: str | None = None
+    download: bool = False
+    train: Paths = None
+    validation: Paths = None
+    test: Paths = None
+    image_column: str = "image"
+    label_column: str = "label"
+    group_column: str | None = None
+    class_names: list[str] | None = None
+    validation_fraction: OpenShare = 0.1
+    test_fraction: OpenShare = 0.2
+    max_per_class: SplitLimits = SplitLimits()
+    bad_images: Literal["error", "skip"] = "error"
+    duplicates: Literal["error", "drop", "allow"] = "error"
+    store: Literal["auto", "bytes", "paths"] = "auto"
+    max_pixels: Positive = 50_000_000
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        entry(name)
+        return name
+
+    @model_validator(mode="after")
+    def _sources(self) -> Self:
+        layout = entry(self.name).layout
+        given = [name for name in ("train", "validation", "test") if getattr(self, name) is not None]
+        by_split = layout in PLACED_BY_SPLIT
+        if given and not by_split:
+            raise ValueError(f"{given[0]} is for the datasets parquet and folder; {self.name} brings its own images")
+        if by_split and self.train is None:
+            raise ValueError(f"train is needed by the dataset {self.name}: give the path of the training images")
+        if self.root is not None and (by_split or layout == "digits"):
+            raise ValueError(f"root is not for the dataset {self.name}{': use train' if by_split else ''}")
+        if self.root is None and not by_split and layout not in ("digits", "hf"):
+            raise ValueError(f"root is needed by the dataset {self.name}: give the folder its files lie in")
+        if self.download and layout != "torchvision":
+            raise ValueError(f"download is for datasets of torchvision; fetch {self.name} yourself and set root")
+        if self.group_column is not None and layout not in ("parquet", "hf"):
+            raise ValueError(f"group_column is for the datasets parquet and hf:NAME, not for {self.name}")
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("validation_fraction + test_fraction must be below 1, or nothing is left to train on")
+        if self.class_names is not None and len(set(self.class_names)) != len(self.class_names):
+            raise ValueError("class_names holds a name twice")
+        return self

@@ -1,0 +1,130 @@
+"""Parquet files in Hugging Face layout: a column of images, a column of integer labels, class names in the metadata."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ...config.dataset import DatasetSettings
+from ...errors import DataError
+from ..listing import BadImages, Listing, Source, check_class_names, max_file_bytes, nearest
+from .parquet_columns import File, inspect
+from .parquet_rows import ParquetRows
+
+__all__ = ["expand", "list_parquet", "list_tables"]
+
+
+def expand(patterns: str | list[str], base: Path, setting: str) -> list[Path]:
+    """The files that paths and globs below ``base`` stand for, sorted within each glob, each once.
+
+    Raises:
+        DataError: nothing matches, or a folder is named.
+    """
+    files: dict[Path, Path] = {}
+    items = [patterns] if isinstance(patterns, str) else patterns
+    if not items:
+        raise DataError(f"{setting} is an empty list: name at least one file, or null")
+    for item in items:
+        path = base / Path(item).expanduser()
+        if "://" in item:
+            raise DataError(f"{setting}: {item} is an address: download the file and name its path")
+        if path.is_dir():
+            raise DataError(
+                f"{setting}: {path} is a folder: name the files in it, e.g. {item.rstrip('/')}/train-*.parquet"
+            )
+        found = [path] if path.is_file() else _glob(path, setting) if any(c in item for c in "*?[") else []
+        if not found:
+            near = nearest(path.name, (p.name for p in path.parent.iterdir())) if path.parent.is_dir() else ""
+            raise DataError(f"{setting}: no file matches {path}{near}")
+        for match in found:
+            files.setdefault(match.resolve(), match)
+    return list(files.values())
+
+
+def _glob(path: Path, setting: str) -> list[Path]:
+    root = Path(path.anchor)
+    try:
+        return sorted(p for p in root.glob(str(path.relative_to(root))) if p.is_file())
+    except (ValueError, NotImplementedError) as error:
+        raise DataError(f"{setting}: {path} is not a glob ({error})") from error
+
+
+def list_parquet(settings: DatasetSettings, base: Path, bad: BadImages) -> Source:
+    """Read schemas and labels of every file; images stay where they are (``bad`` is not used).
+
+    Raises:
+        DataError: files that are missing, damaged or the same in two splits; columns that are missing or of the wrong
+            type; labels that are null, negative, beyond the class names, or leave a class of the training split empty.
+    """
+    given = {name: getattr(settings, name) for name in ("train", "validation", "test")}
+    paths = {name: expand(value, base, f"dataset.{name}") for name, value in given.items() if value is not None}
+    return list_tables(paths, settings)
+
+
+def list_tables(paths: dict[str, list[Path]], settings: DatasetSettings) -> Source:
+    """``list_parquet`` of files that exist: split -> its files."""
+    if settings.duplicates != "allow":
+        _refuse_shared(paths)
+    files = {name: [inspect(path, settings) for path in listed] for name, listed in paths.items()}
+    names = _class_names(files, settings)
+    for split in files:
+        _check_labels(files[split], split, len(names), settings)
+    max_bytes = max_file_bytes(settings.max_pixels)
+    listings: dict[str, Listing] = {
+        split: ParquetRows(listed, split, settings.image_column, max_bytes) for split, listed in files.items()
+    }
+    return Source("parquet", names, listings)
+
+
+def _refuse_shared(paths: dict[str, list[Path]]) -> None:
+    owner: dict[Path, str] = {}
+    for split, listed in paths.items():
+        for path in listed:
+            other = owner.setdefault(path.resolve(), split)
+            if other != split:
+                raise DataError(
+                    f"{path} is listed in both dataset.{other} and dataset.{split}: a file belongs to one split; "
+                    f"narrow the globs"
+                )
+
+
+def _class_names(files: dict[str, list[File]], settings: DatasetSettings) -> list[str]:
+    if settings.class_names is not None:
+        return check_class_names(settings.class_names, "dataset.class_names")
+    named = [(file.path, file.class_names) for listed in files.values() for file in listed if file.class_names]
+    for path, names in named[1:]:
+        if names != named[0][1]:
+            raise DataError(
+                f"{path} and {named[0][0]} give other class names ({_some(names)} and {_some(named[0][1])}), so that "
+                f"their labels mean different things: write both with the same names"
+            )
+    if named:
+        return list(named[0][1])
+    present = np.unique(np.concatenate([file.labels for file in files["train"]]))
+    present = present[present >= 0]
+    if len(present) and len(present) != present[-1] + 1:
+        gap = int(np.flatnonzero(present != np.arange(len(present)))[0])
+        raise DataError(
+            f"{files['train'][0].path.parent}: labels run to {present[-1]}, but only {len(present)} of them occur in "
+            f"the training images, and {gap} is the first that does not. Labels must be 0 to classes - 1 without a "
+            f"gap: renumber them"
+        )
+    return [str(label) for label in range(len(present))]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _check_labels(files: list[File], split: str, classes: int, settings: DatasetSettings) -> None:
+    for file in files:
+        wrong = np.flatnonzero((file.labels < 0) | (file.labels >= classes))
+        if not len(wrong):
+            continue
+        label = int(file.labels[wrong[0]])
+        hint = "; -1 marks a split published without labels: choose another" if label == -1 else ""
+        raise DataError(
+            f"{file.path}, row {wrong[0]} (counted from 0): column {settings.label_column!r} is {label}, but 0 to "
+            f"{classes - 1} is allowed, as dataset.{split} has {classes} classes{hint}"
+        )

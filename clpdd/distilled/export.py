@@ -1,0 +1,103 @@
+"""Distilled sets in the forms that other tools read."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from ..errors import ArtifactError, ResourceError
+from ..storage.files import canonical_json, explain_os_errors, flush, read_json, staged, write_bytes, write_json
+from .dataset import DistilledSet, png_bytes
+
+__all__ = ["FORMATS", "export"]
+
+
+def export(source: Path | str, form: str, target: Path | str) -> Path:
+    """Write the distilled set in folder ``source`` to ``target`` in one of ``FORMATS``, whole or not at all.
+
+    The same set gives the same bytes.
+
+    - ``huggingface``: a folder with ``data.parquet`` and a card (``datasets.load_dataset(target)``);
+    - ``folder``: ``CLASS/000.png`` (torchvision's ``ImageFolder``), and ``classes.json`` beside the class folders;
+    - ``webdataset``: one tar of ``NAME.png``, ``NAME.cls`` (the label) and ``NAME.json``;
+    - ``safetensors``: ``images (n, 3, s, s)`` uint8 and ``labels (n,)`` int64, class names as metadata.
+
+    Soft labels go along: a column, ``soft_labels.json`` (file -> probabilities), ``soft_label`` in ``NAME.json``, a
+    tensor ``soft_labels (n, C)`` float32.
+
+    Raises:
+        ArtifactError: ``source`` is no distilled set, or holds no images (method ``full``).
+        ResourceError: ``target`` exists already, or cannot be written.
+    """
+    source, target = Path(source), Path(target)
+    data = DistilledSet.load(source)
+    if not len(data):
+        raise ArtifactError(f"{source} stands for all training images and holds none: there is nothing to export")
+    if target.exists():
+        raise ResourceError(f"{target} exists already: choose another place, or remove it first")
+    with explain_os_errors("write", target), staged(target) as staging:
+        FORMATS[form](data, source, staging)
+        os.replace(staging, target)
+        flush(target.parent)
+    return target
+
+
+def _names(data: DistilledSet) -> list[str]:
+    return [path.removesuffix(".png") for path in data._image_paths()]
+
+
+def _huggingface(data: DistilledSet, source: Path, target: Path) -> None:
+    for name in ("README.md", "data.parquet"):
+        write_bytes(target / name, (source / name).read_bytes())
+
+
+def _folder(data: DistilledSet, source: Path, target: Path) -> None:
+    for name, image in zip(_names(data), data.images, strict=True):
+        write_bytes(target / f"{name}.png", png_bytes(image))
+    folders = {
+        name.split("/")[0]: data.class_names[label] for name, label in zip(_names(data), data.labels, strict=True)
+    }
+    write_json(target / "classes.json", folders)
+    if data.soft_labels is not None:
+        files = (f"{name}.png" for name in _names(data))
+        write_json(target / "soft_labels.json", dict(zip(files, data.soft_labels.tolist(), strict=True)))
+
+
+def _webdataset(data: DistilledSet, source: Path, target: Path) -> None:
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for i, (name, image, label) in enumerate(zip(_names(data), data.images, data.labels.tolist(), strict=True)):
+            facts: dict[str, Any] = {"label": label, "class": data.class_names[label]}
+            if data.soft_labels is not None:
+                facts["soft_label"] = data.soft_labels[i].tolist()
+            told = canonical_json(facts).encode()
+            for suffix, content in (("cls", str(label).encode()), ("json", told), ("png", png_bytes(image))):
+                entry = tarfile.TarInfo(f"{name.replace('/', '-')}.{suffix}")  # no clock, no user: the same bytes
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+    write_bytes(target, sink.getvalue())
+
+
+def _safetensors(data: DistilledSet, source: Path, target: Path) -> None:
+    facts = read_json(source / "distilled.json")
+    facts = {key: facts.get(key) for key in ("class_names", "dataset", "method", "name", "encoder", "settings")}
+    tensors = {"images": data.images.contiguous(), "labels": data.labels.to(torch.int64)}
+    if data.soft_labels is not None:
+        tensors["soft_labels"] = data.soft_labels.contiguous()
+    write_bytes(target, save(tensors, metadata={"clpdd": canonical_json(facts)}))
+
+
+FORMATS: dict[str, Callable[[DistilledSet, Path, Path], None]] = {
+    "huggingface": _huggingface,
+    "folder": _folder,
+    "webdataset": _webdataset,
+    "safetensors": _safetensors,
+}
+"""Form of ``export`` -> what writes it."""

@@ -1,0 +1,109 @@
+"""How the encoder is called: in which precision, compiled or not, and with how many images at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import SettingsError
+from ..runtime.machine import free_bytes
+from .encoder import Encoder
+
+__all__ = ["MAX_BATCH", "batch_that_fits", "encode", "encoder_call", "pass_through", "resolve_precision", "saved_bytes"]
+
+MAX_BATCH = 1024
+"""Views per pass that ``batch_that_fits`` never exceeds: more is no faster."""
+
+_CPU_BUDGET = 4 * 2**30  # bytes: a constant, so that the same run on another machine takes the same chunks
+_CUDA_SHARE = 0.7  # of the free memory
+_WORKING_SPACE = 1.25  # what the kernels take beside the saved activations
+_PIXEL_COPIES = 10  # image, view, normalised view and their gradients
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """``auto`` is bfloat16 on CUDA devices that compute in it and float32 elsewhere."""
+    if precision == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if fast else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+
+
+def encoder_call(encoder: Encoder, precision: str = "auto", compile: bool = False) -> Callable[[Tensor], Tensor]:
+    """The encoder as a function of pixels ``(b, 3, s, s)``, features ``(b, d)`` float32 whatever the precision inside.
+
+    Args:
+        precision: ``"auto"``, ``"float32"`` or ``"bfloat16"``: autocast around the encoder, nothing else.
+        compile: by ``torch.compile``. The first passes of a shape take long; a failure is a ``SettingsError``.
+    """
+    device = encoder.mean.device
+    dtype = resolve_precision(precision, device)
+    model: nn.Module | Callable[[Tensor], Tensor] = torch.compile(encoder) if compile else encoder
+
+    def call(images: Tensor) -> Tensor:
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            features: Tensor = model(images)
+        return features.float()
+
+    def guarded(images: Tensor) -> Tensor:
+        try:
+            return call(images)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise SettingsError(
+                f"distill.compile is true, but {encoder.name!r} cannot be compiled on this machine ({said}): set it "
+                f"to false, or see that a C++ compiler (CPU) or Triton (CUDA) is installed"
+            ) from error
+
+    return guarded if compile else call
+
+
+@torch.no_grad()
+def encode(encoder: Encoder, images: Tensor, batch: int = 256, precision: str = "float32") -> Tensor:
+    """Features ``(n, d)`` float32 of images ``(n, 3, h, w)``, uint8 or float in [0, 1], in batches, without a graph.
+
+    ``precision`` is that of the encoder, as in ``encoder_call``.
+    """
+    device, call = encoder.mean.device, encoder_call(encoder, precision)
+    parts = []
+    for part in images.split(batch):
+        part = part.to(device)
+        parts.append(call(part.float() / 255 if part.dtype == torch.uint8 else part))
+    return torch.cat(parts) if parts else torch.empty(0, encoder.dim, device=device)
+
+
+def pass_through(encoder: Encoder, precision: str = "auto") -> None:
+    """One view forwards and backwards."""
+    image = torch.full((1, 3, encoder.size, encoder.size), 0.5, device=encoder.mean.device, requires_grad=True)
+    torch.autograd.grad(encoder_call(encoder, precision)(image).sum(), image)
+
+
+def saved_bytes(encode: Callable[[Tensor], Tensor], images: Tensor) -> int:
+    """Bytes that a pass over ``images`` keeps for its backward pass, each tensor's memory counted once."""
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        encode(images.requires_grad_())
+    return sum(kept.values())
+
+
+def batch_that_fits(encoder: Encoder, precision: str = "auto", promised: int = 0) -> int:
+    """Views that a pass with a graph can hold: measured on three images, of any model, on any device.
+
+    Call this last: what will be allocated later must be passed as ``promised``.
+
+    What one image more keeps for the backward pass, against 4 GiB on a CPU and most of the free memory on a GPU.
+    """
+    device, size = encoder.mean.device, encoder.size
+    encode = encoder_call(encoder, precision)
+    one, two = (saved_bytes(encode, torch.full((count, 3, size, size), 0.5, device=device)) for count in (1, 2))
+    per_view = max(two - one, 0) * _WORKING_SPACE + _PIXEL_COPIES * 3 * size * size * 4
+    budget = (free_bytes(device) - promised) * _CUDA_SHARE if device.type == "cuda" else _CPU_BUDGET
+    count = min(MAX_BATCH, int(budget / per_view))
+    return max(1, count - count % 8 if count > 8 else count)

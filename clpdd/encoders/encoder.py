@@ -1,0 +1,157 @@
+"""Any timm model as a frozen encoder: pixels in [0, 1] in, features out, gradients to the pixels alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+from torchvision import transforms as tv
+
+from ..functional.parts import WHOLE, Part
+from ..functional.resample import resize
+from ..storage.files import sha256_bytes
+from . import architectures as models  # noqa: F401  (registers our architectures with timm)
+
+__all__ = ["Encoder"]
+
+
+FEATURES = ("default", "class_token", "mean_patch", "both")
+
+
+class Encoder(nn.Module):
+    """A frozen timm model.
+
+    ``forward`` takes images ``(b, 3, h, w)`` in [0, 1] of any size, resizes them bilinearly to ``size`` where they
+    differ, normalises them by the model's own mean and standard deviation and returns features ``(b, dim)`` float32.
+    No parameter ever requires a gradient; the pixels may.
+
+    Attributes:
+        name: the name it was asked for by.
+        dim: number of features ``d``.
+        size: side of the input in pixels.
+        digest: SHA-256 over the architecture, the weights' names, shapes and bytes, and the kind of features.
+        features: ``default`` (what the model itself gives), ``class_token``, ``mean_patch`` or ``both``
+            (in that order).
+
+    Raises ``ValueError`` where the model has not the tokens that ``features`` asks for.
+    """
+
+    def __init__(self, name: str, model: nn.Module, size: int, features: str = "default") -> None:
+        super().__init__()
+        config = timm.data.resolve_data_config({}, model=model)
+        self.name = name
+        self.features = features
+        _require_tokens(model, features)
+        self.model = model.eval().requires_grad_(False)
+        self.size = size
+        self.dim = 0
+        self.crop_fraction = float(config["crop_pct"])
+        self.interpolation = str(config["interpolation"])
+        self.squash = config["crop_mode"] == "squash"
+        self.register_buffer("mean", torch.tensor(config["mean"]).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config["std"]).view(1, -1, 1, 1), persistent=False)
+        self.digest = self._digest()
+        self.dim = self._probe_dim()
+
+    mean: Tensor
+    std: Tensor
+
+    @property
+    def code(self) -> str:
+        """The dotted name of the module that computes the features: where ``code_digest`` starts for it."""
+        own = type(self).__module__
+        return own if own.startswith("clpdd.") else "clpdd.encoders.encoder"
+
+    def _digest(self) -> str:
+        return _weights_digest(self.model, self.features)
+
+    @torch.no_grad()
+    def _probe_dim(self) -> int:
+        """One forward of a grey image: what a model's own ``num_features`` says is not always what comes out."""
+        found = self.forward(torch.full((1, 3, self.size, self.size), 0.5))
+        if found.ndim != 2:
+            raise ValueError(f"it gives {tuple(found.shape)} instead of one vector per image")
+        return int(found.shape[1])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features ``(b, dim)`` of images ``(b, 3, h, w)`` in [0, 1]."""
+        normalised = (resize(images, self.size) - self.mean) / self.std
+        if normalised.device.type == "cpu":
+            normalised = normalised.contiguous(memory_format=torch.channels_last)
+        features: Tensor = self.model(normalised) if self.features == "default" else self._pooled(normalised)
+        return features.float()
+
+    def _pooled(self, normalised: Tensor) -> Tensor:
+        """Class token and mean patch token, after the model's final norm wherever it lies."""
+        model: Any = self.model
+        tokens: Tensor = model.forward_features(normalised)
+        if tokens.ndim != 3:
+            raise ValueError(f"it gives {tuple(tokens.shape)} instead of tokens: set features to default")
+        kinds = {"class_token": tokens[:, 0], "mean_patch": tokens[:, model.num_prefix_tokens :].mean(1)}
+        chosen = list(kinds.values()) if self.features == "both" else [kinds[self.features]]
+        norm = getattr(model, "fc_norm", None)  # models that average by default normalise after pooling
+        return torch.cat([part if norm is None else norm(part) for part in chosen], 1)
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """The columns that are judged apart: all of them together, unless several encoders are joined."""
+        return WHOLE
+
+    @property
+    def resized(self) -> int:
+        """Shorter side in pixels before the crop (of models that squash, both sides)."""
+        return math.floor(self.size / self.crop_fraction)
+
+    @property
+    def transform(self) -> tv.Compose:
+        """PIL image -> ``(3, size, size)`` uint8: resize and centre crop as timm does by the model's configuration.
+
+        It holds no reference to the model, so that decoding processes can receive it cheaply.
+        """
+        mode = tv.InterpolationMode(self.interpolation if self.interpolation != "random" else "bicubic")
+        steps = [
+            tv.Resize((self.resized, self.resized) if self.squash else self.resized, interpolation=mode),
+            tv.CenterCrop(self.size),
+            tv.PILToTensor(),
+        ]
+        return tv.Compose(steps)
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the features, as JSON values: goes into every artifact made with this encoder."""
+        return {
+            "name": self.name,
+            "digest": self.digest,
+            "dim": self.dim,
+            "size": self.size,
+            "crop_fraction": self.crop_fraction,
+            "squash": self.squash,
+            "interpolation": self.interpolation,
+            "mean": self.mean.flatten().tolist(),
+            "std": self.std.flatten().tolist(),
+        }
+
+
+def _require_tokens(model: nn.Module, features: str) -> None:
+    if features not in FEATURES:
+        raise ValueError(f"features is {features!r}; it must be one of {', '.join(FEATURES)}")
+    if features != "default" and not hasattr(model, "num_prefix_tokens"):
+        raise ValueError("it has no tokens: set features to default")
+    if features in ("class_token", "both") and getattr(model, "cls_token", None) is None:
+        raise ValueError("it has no class token: set features to default or mean_patch")
+
+
+def _weights_digest(model: nn.Module, features: str) -> str:
+    # The printed model tells apart architectures that share their weights' names and shapes.
+    parts = [repr(model).encode()]
+    for key, value in sorted(model.state_dict().items()):
+        raw = value.detach().cpu().contiguous()
+        parts.append(
+            f"{key}{tuple(raw.shape)}{raw.dtype}".encode() + raw.reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
+    if features != "default":
+        parts.append(f"features={features}".encode())
+    return sha256_bytes(b"".join(parts))

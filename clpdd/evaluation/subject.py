@@ -1,0 +1,139 @@
+"""One set of images with one encoder: what the protocols train on and are scored with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config.evaluate import EvaluateSettings
+from ..distilled.dataset import DistilledSet
+from ..encoders.encoder import Encoder
+from ..errors import ArtifactError
+from ..features.kernels import Kernels
+from ..features.store import FeatureStore
+from ..probe.linear import Probes
+from ..probe.views import Stream, encode_views
+
+__all__ = ["Bench", "Subject", "Trained", "ViewedProtocol"]
+
+_GROUP_BYTES = 2**31  # probes trained at once are cut into groups whose banks of views and weights fit in here
+
+
+@dataclass(frozen=True, order=True)
+class ViewedProtocol:
+    """A protocol and what it sees of the images: ``clean``, ``bank-V`` (V views encoded beforehand) or ``fresh``."""
+
+    name: str
+    views: str
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.views}"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What one encoder brings to the evaluation of any set. Features of the test split are read here and only here.
+
+    ``judge`` is what probes are scored on: the test split for results, validation features where something is chosen.
+    """
+
+    encoder: Encoder
+    train: FeatureStore
+    validation: FeatureStore
+    judge: FeatureStore
+    kernels: Kernels
+
+    @property
+    def classes(self) -> int:
+        """Number of classes ``C``."""
+        return len(self.judge.class_names)
+
+
+class Subject:
+    """One distilled set on one bench, with its views encoded once for all protocols that ask for them.
+
+    Args:
+        tick: called every now and then during long work; it may raise to stop it.
+    """
+
+    def __init__(
+        self, data: DistilledSet, bench: Bench, settings: EvaluateSettings, seed: int, tick: Callable[[], object]
+    ) -> None:
+        self.bench, self.settings, self.seed, self.tick = bench, settings, seed, tick
+        self.full = not len(data)
+        self.images, self.targets = _stack_draws(data)
+        self.streams = [Stream(seed, i, draw) for draw in range(len(self.images)) for i in range(settings.seeds)]
+        self.borrowed = 0.0
+        """Encoding time of the shared bank in seconds, charged to every protocol that uses it."""
+        self._bank: tuple[list[Stream], Tensor, float] | None = None
+
+    def views(self, streams: list[Stream], which: range) -> Tensor:
+        """``(P, V, n, d)``: numbered views of the images of every stream's draw.
+
+        Kept in float16, as features are cached, where one probe's own would not fit into a group in float32.
+        """
+        images = [self.images[stream.draw] for stream in streams]
+        settings = self.settings
+        return encode_views(
+            self.bench.encoder,
+            images,
+            streams,
+            which,
+            settings.augment,
+            settings.encoder_batch,
+            settings.precision,
+            tick=self.tick,
+            dtype=self._kept_as,
+        )
+
+    @property
+    def _bank_values(self) -> int:
+        """Numbers in one probe's bank, or in one epoch of its fresh views."""
+        return max(1, self.settings.views) * self.images.shape[1] * self.bench.encoder.dim
+
+    @property
+    def _kept_as(self) -> torch.dtype:
+        return torch.float32 if self._bank_values * 4 <= _GROUP_BYTES else torch.float16
+
+    def fresh(self, streams: list[Stream], epoch: int) -> Tensor:
+        """``(P, n, d)``: the view whose number is that of the epoch."""
+        return self.views(streams, range(epoch, epoch + 1))[:, 0]
+
+    def bank(self, streams: list[Stream]) -> Tensor:
+        """The first ``settings.views`` views; the last bank asked for is kept."""
+        if self._bank is None or self._bank[0] != streams:
+            self._bank = None  # freed before the next one is made
+            start = time.perf_counter()
+            made = self.views(streams, range(self.settings.views))
+            self._bank = streams, made, time.perf_counter() - start
+        else:
+            self.borrowed += self._bank[2]
+        return self._bank[1]
+
+    def groups(self) -> Iterator[list[Stream]]:
+        """The streams, cut into parts that fit into memory together; the same parts for every protocol.
+
+        A probe takes its bank (or one epoch of fresh views), weights, gradient and Adam's two moments.
+        """
+        layers = 4 * 4 * self.bench.classes * self.bench.encoder.dim
+        size = max(1, _GROUP_BYTES // (self._bank_values * self._kept_as.itemsize + layers))
+        for first in range(0, len(self.streams), size):
+            yield self.streams[first : first + size]
+
+
+def _stack_draws(data: DistilledSet) -> tuple[Tensor, Tensor]:
+    """Images ``(D, n, 3, s, s)`` and targets, ``(D, n)`` or ``(D, n, C)``, of the set's draws."""
+    draws = data.draws
+    if len({len(draw) for draw in draws}) != 1:
+        sizes = ", ".join(str(len(draw)) for draw in draws)
+        raise ArtifactError(f"the draws of {data.method} differ in size ({sizes} images): distil again")
+    return torch.stack([draw.images for draw in draws]), torch.stack([draw.targets for draw in draws])
+
+
+Trained = tuple[Probes, list[Stream], dict[str, Any]]
+"""What a protocol gives: probes, the stream of random numbers that each belongs to, and what was chosen."""

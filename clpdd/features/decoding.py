@@ -1,0 +1,265 @@
+"""Rows of an index -> batches of pixels, here or in worker processes: always the same batches in the same order.
+
+Worker processes import neither torch nor timm, so that they start in a fraction of a second and stay small. They are
+spawned, never forked. Worker ``k`` of ``n`` decodes batches ``k, k + n, ...`` and sends the bytes down a pipe of its
+own; the pipe is the back-pressure (a worker is at most one batch ahead) and the life line (a worker whose reader is
+gone, however it died, ends at its next write).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .. import errors
+from ..datasets.index import Index
+from ..errors import ClpddError, DataError, ResourceError
+
+__all__ = ["Batch", "Preprocess", "choose_workers", "decode_batches", "decode_rows"]
+
+log = logging.getLogger(__name__)
+
+Batch = tuple[int, int]
+"""Rows ``[start, stop)`` of an index."""
+
+Pixels = NDArray[np.uint8]
+
+_MAX_RESIZED = 2**27
+_START_SECONDS = 1.0  # about what it takes to start a worker process
+_MARGIN = 1.1  # of decoding over encoding, so that the slower batches do not hold the encoder up
+_MODES = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Resize the shorter side, crop the centre: the pixels of torchvision's ``Resize`` and ``CenterCrop``, no torch.
+
+    Attributes:
+        resize: shorter side in pixels after resizing.
+        crop: side of the square that is kept, in pixels.
+        interpolation: nearest | bilinear | bicubic | lanczos; anything else means bicubic.
+        squash: bring both sides to ``resize``, whatever the proportions were.
+    """
+
+    resize: int
+    crop: int
+    interpolation: str
+    squash: bool = False
+
+    def __call__(self, image: Image.Image) -> Pixels:
+        """RGB image -> ``(3, crop, crop)`` uint8. Raises ``DataError`` when it is too elongated to be resized."""
+        width, height = image.size
+        long = int(self.resize * max(width, height) / min(width, height))
+        if self.squash:
+            long = self.resize
+        if self.resize * long > _MAX_RESIZED:
+            raise DataError(
+                f"is {width} x {height} pixels, too elongated to bring its shorter side to {self.resize} pixels: "
+                f"crop it in the source, or leave it out"
+            )
+        size = (self.resize, long) if width <= height else (long, self.resize)
+        image = image.resize(size, _MODES.get(self.interpolation, Image.Resampling.BICUBIC))
+        left, top = round((size[0] - self.crop) / 2), round((size[1] - self.crop) / 2)
+        image = image.crop((left, top, left + self.crop, top + self.crop))
+        return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
+
+
+def choose_workers(decoding: float, encoding: float, batches: int, cores: int) -> int:
+    """Processes that decode as fast as the encoder encodes.
+
+    Args:
+        decoding, encoding: seconds that one batch takes.
+        batches: batches to come.
+        cores: processors that may be used, >= 1.
+
+    Returns:
+        In ``[1, cores]``; 0 where all decoding is done before another process has started.
+    """
+    if decoding * batches < _START_SECONDS:
+        return 0
+    return max(1, min(cores, math.ceil(_MARGIN * decoding / max(encoding, 1e-9))))
+
+
+def decode_rows(index: Index, preprocess: Preprocess, start: int, stop: int) -> Pixels:
+    """Pixels ``(stop - start, 3, crop, crop)`` uint8 of rows ``[start, stop)``.
+
+    Raises ``DataError`` naming the sample when an image cannot be decoded.
+    """
+    pixels = np.empty((stop - start, 3, preprocess.crop, preprocess.crop), dtype=np.uint8)
+    for row in range(start, stop):
+        image = index.image(row)
+        try:
+            pixels[row - start] = preprocess(image)
+        except DataError as error:
+            raise DataError(f"image {index.ids[row]!r} of the {index.split} split {error}") from None
+    return pixels
+
+
+@contextlib.contextmanager
+def decode_batches(
+    index_path: Path, preprocess: Preprocess, batches: Sequence[Batch], workers: int
+) -> Iterator[Iterator[Pixels]]:
+    """An iterator over the pixels of ``batches``, in their order, decoded ahead of the caller.
+
+    Args:
+        workers: processes that decode; 0 decodes in the caller's thread. The pixels do not depend on it.
+
+    Raises:
+        ClpddError: whatever a worker ran into, as the class it would have been in this process; ``ResourceError``
+            when a worker was killed. No worker outlives the ``with`` block.
+    """
+    if workers == 0:
+        index = Index.open(index_path)
+        yield (decode_rows(index, preprocess, start, stop) for start, stop in batches)
+        return
+    crew: list[tuple[SpawnProcess, Connection]] = []
+    stop_receiving = threading.Event()
+    arrived: queue.Queue[Pixels | Exception] = queue.Queue(maxsize=max(2, workers))
+    thread = threading.Thread(
+        target=_receive, args=(crew, batches, preprocess.crop, arrived, stop_receiving), name="receive", daemon=True
+    )
+    try:
+        for k in range(min(workers, len(batches))):
+            crew.append(_start_worker(k, index_path, preprocess, batches[k :: min(workers, len(batches))]))
+        thread.start()
+        yield _in_order(arrived, len(batches))
+    finally:
+        stop_receiving.set()
+        for process, _ in crew:
+            process.terminate()
+        if thread.ident is not None:
+            thread.join()
+        for process, pipe in crew:
+            process.join(timeout=5)
+            if process.is_alive():
+                process.kill()
+                process.join()
+            pipe.close()
+
+
+def _start_worker(
+    number: int, index_path: Path, preprocess: Preprocess, batches: Sequence[Batch]
+) -> tuple[SpawnProcess, Connection]:
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    try:
+        process = context.Process(
+            target=_work,
+            args=(str(index_path), preprocess, list(batches), sender),
+            name=f"decode-{number}",
+            daemon=True,
+        )
+        process.start()
+    except OSError as error:
+        raise ResourceError(f"could not start a decoding process ({error}): lower runtime.workers") from error
+    finally:
+        # Our copy of the writing end: were it left open, the death of the worker would go unnoticed.
+        sender.close()
+    return process, receiver
+
+
+def _work(index_path: str, preprocess: Preprocess, batches: list[Batch], pipe: Connection) -> None:
+    """Body of a worker: an empty message and then pixels for every batch, or one message with the error."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what follows
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        try:
+            index = Index.open(Path(index_path))
+            for start, stop in batches:
+                pixels = decode_rows(index, preprocess, start, stop)
+                pipe.send_bytes(b"")
+                _write_all(pipe.fileno(), pixels.reshape(-1).data)
+        except BrokenPipeError:
+            raise
+        except ClpddError as error:
+            pipe.send_bytes(json.dumps({"kind": type(error).__name__, "message": str(error)}).encode())
+        except Exception:
+            pipe.send_bytes(json.dumps({"kind": "", "message": traceback.format_exc()}).encode())
+    except BrokenPipeError:
+        pass  # nobody reads any more: the parent is gone or has stopped
+
+
+def _receive(
+    crew: Sequence[tuple[SpawnProcess, Connection]],
+    batches: Sequence[Batch],
+    side: int,
+    arrived: queue.Queue[Pixels | Exception],
+    stopped: threading.Event,
+) -> None:
+    """Body of the receiving thread: moves batches from the pipes into the queue, in order."""
+    for k, (start, stop) in enumerate(batches):
+        process, pipe = crew[k % len(crew)]
+        item: Pixels | Exception
+        try:
+            trouble = pipe.recv_bytes()
+            if trouble:
+                item = _error(trouble)
+            else:
+                item = np.empty((stop - start, 3, side, side), np.uint8)
+                _read_all(pipe.fileno(), item.reshape(-1).data)
+        except (EOFError, OSError):
+            process.join(timeout=5)
+            item = ResourceError(
+                f"a decoding process ended unexpectedly (exit code {process.exitcode}), most often for want of "
+                f"memory: lower runtime.workers or cache.batch_size and run again, finished shards are kept"
+            )
+        while not stopped.is_set():
+            try:
+                arrived.put(item, timeout=0.1)
+                break
+            except queue.Full:
+                continue
+        if stopped.is_set() or isinstance(item, Exception):
+            return
+
+
+def _write_all(descriptor: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def _read_all(descriptor: int, data: memoryview) -> None:
+    """Fill ``data``, straight from the pipe: ``Connection`` would copy it three times. Raises ``EOFError``."""
+    while data:
+        count = os.readv(descriptor, [data])
+        if not count:
+            raise EOFError
+        data = data[count:]
+
+
+def _error(message: bytes) -> Exception:
+    told = json.loads(message)
+    kind = getattr(errors, told["kind"], None) if told["kind"] else None
+    if isinstance(kind, type) and issubclass(kind, ClpddError):
+        return kind(told["message"])
+    return RuntimeError(f"a decoding process failed:\n{told['message']}")
+
+
+def _in_order(arrived: queue.Queue[Pixels | Exception], count: int) -> Iterator[Pixels]:
+    for _ in range(count):
+        item = arrived.get()
+        if isinstance(item, Exception):
+            raise item
+        yield item

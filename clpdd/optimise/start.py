@@ -1,0 +1,40 @@
+"""The real images that optimisation may start from."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import SettingsError
+from .context import Context
+
+__all__ = ["nearest_rows", "real_images"]
+
+
+def real_images(context: Context, rows: list[int]) -> Tensor:
+    """Training images ``(len(rows), 3, size, size)`` uint8, resized and centre-cropped as the encoder asks for."""
+    transform = context.encoder.transform
+    pictures = torch.stack([transform(context.index.image(row)) for row in rows])
+    if context.size == context.encoder.size:
+        return pictures
+    wanted = (context.size, context.size)
+    resized = torch.nn.functional.interpolate(pictures.float(), wanted, mode="bilinear", antialias=True)
+    return resized.round().clamp(0, 255).to(torch.uint8)
+
+
+def nearest_rows(context: Context) -> list[int]:
+    """Rows of the training images nearest to each class mean, class by class, as many as a class is to have.
+
+    Raises ``SettingsError`` when a class has fewer images, or fewer were kept by the kernel stage.
+    """
+    nearest = context.kernels.nearest
+    rows: list[int] = []
+    for label, (ipc, have) in enumerate(zip(context.per_class, (nearest >= 0).sum(1).tolist(), strict=True)):
+        if ipc > have:
+            raise SettingsError(
+                f"distill.images_per_class is {ipc} for class {context.index.class_names[label]!r}, but only {have} "
+                f"central images of it are known: lower it, or raise kernels.nearest (now {nearest.shape[1]}) if the "
+                f"classes are large enough"
+            )
+        rows += nearest[label, :ipc].tolist()
+    return rows

@@ -1,0 +1,51 @@
+"""The first stage: labelled images to a Parquet index of each split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..datasets.build import open_source, write_index
+from ..datasets.listing import BadImages
+from ..datasets.sources.loading import module_of
+from ..storage.files import remove
+from ..storage.layout import SPLITS
+from ..storage.provenance import code_digest
+from ..storage.work import exclusive, fingerprint
+
+if TYPE_CHECKING:
+    from .project import Project
+
+__all__ = ["run_index"]
+
+_FILES = ("summary.json", *(f"{split}.parquet" for split in SPLITS))
+
+
+def run_index(project: Project) -> None:
+    """Index the images of a project. Where they and all that decides the indexes are as they were, publish these again.
+
+    Raises ``DataError`` and ``ResourceError`` as ``datasets.build.open_source`` and ``write_index`` do.
+    """
+    project.check_encoders()
+    layout, settings, run = project.layout, project.settings, project.run
+    with exclusive(layout.work, "index", run.wait):
+        bad = BadImages(settings.dataset.bad_images == "skip")
+        source = open_source(settings.dataset, Path("."), bad)
+        images = source.digest()
+        record = fingerprint(
+            settings=settings.dataset.model_dump(mode="json"),
+            seed=settings.seed,
+            images=images,
+            code=code_digest("clpdd.stages.index", module_of(settings.dataset.name)),
+        )
+        with run.folder("index", "splits", record) as work:
+            partial = layout.work / "index" / "partial"
+
+            def make() -> None:
+                write_index(source, settings.dataset, settings.seed, work.out, bad, partial)
+                remove(partial)
+
+            if images is None:  # nothing tells whether they are what they were
+                work.forget()
+            targets = {name: layout.index("train").parent / name for name in _FILES}
+            work.produce(make, targets, together=True)

@@ -1,0 +1,119 @@
+"""What every stage is given: the settings, where inputs and artifacts lie, and how it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config.loading import load_settings
+from ..config.runtime import RuntimeSettings
+from ..config.settings import Settings
+from ..distributed.group import ALONE, Ranks
+from ..encoders.encoder import Encoder
+from ..encoders.loading import architecture_of, load_encoder, resolve_device
+from ..errors import SettingsError
+from ..storage.layout import Layout
+from ..storage.work import WorkFolder
+
+__all__ = ["Project", "Run", "TrainingData", "open_project"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """How a stage runs. Nothing in it decides a result.
+
+    Attributes:
+        work: root of the partial work, on the file system of the artifacts if possible (hard links).
+        clocks: folder that takes seconds and peak memory; ``None``: the folder ``clocks`` beside ``work``.
+        wait: seconds to wait for another run of the same work before ``BusyError``; 0 means not at all.
+        ranks: this process among those that call a stage with the same arguments.
+        runtime: where things are kept, how often they are saved.
+    """
+
+    work: Path
+    clocks: Path | None = None
+    wait: float = 0.0
+    ranks: Ranks = ALONE
+    runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
+
+    def folder(self, stage: str, item: str, fingerprint: Mapping[str, Any]) -> WorkFolder:
+        """The exclusive, resumable folder of one item of a stage."""
+        return WorkFolder(self.work, stage, item, fingerprint, wait=self.wait, clocks=self.clocks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """Everything of the real data that a distillation may read. There is no test split in it.
+
+    Attributes:
+        index: Parquet index of the training split.
+        train, validation: feature stores of the two splits, by one encoder.
+        kernels: folder of the kernel stage for that encoder.
+    """
+
+    index: Path
+    train: Path
+    validation: Path
+    kernels: Path
+
+
+@dataclass(frozen=True)
+class Project:
+    """Settings, the folder their artifacts lie in, and this process among those that run the stage together."""
+
+    settings: Settings
+    layout: Layout
+    ranks: Ranks = ALONE
+
+    @property
+    def run(self) -> Run:
+        """How the stages of this project run."""
+        runtime = self.settings.runtime
+        return Run(
+            work=self.layout.work,
+            clocks=self.layout.clocks,
+            wait=runtime.wait_seconds,
+            ranks=self.ranks,
+            runtime=runtime,
+        )
+
+    def training(self, encoder: str) -> TrainingData:
+        """What distillations with an encoder read."""
+        return TrainingData(
+            index=self.layout.index("train"),
+            train=self.layout.features(encoder, "train"),
+            validation=self.layout.features(encoder, "validation"),
+            kernels=self.layout.kernels(encoder),
+        )
+
+    def check_encoders(self) -> None:
+        """Raise ``SettingsError`` for a misspelt encoder: before any image is read."""
+        settings = self.settings
+        for name in settings.encoders:
+            for member, options in settings.members(name).items():
+                where = "encoders" if member == name else f"encoder_options.{name}.members"
+                others = [] if member == name else [*settings.encoder_options, *settings.encoders]
+                architecture_of(options.model or member, options.image_size, where, others)
+
+    def encoder(self, name: str) -> Encoder:
+        """One of the configured encoders, on the configured device."""
+        if name not in self.settings.encoders:
+            raise SettingsError(f"encoder {name!r} is not listed in encoders: {', '.join(self.settings.encoders)}")
+        return load_encoder(**self.encoder_arguments(name))
+
+    def encoder_arguments(self, name: str) -> dict[str, Any]:
+        """Arguments of ``load_encoder``, as JSON values that another process can be handed."""
+        device = self.ranks.device(resolve_device(self.settings.runtime.device))
+        return self.settings.encoder_arguments(name) | {"device": str(device)}
+
+
+def open_project(params: Path | str = "params.yaml", data: Path | str = "data", ranks: Ranks = ALONE) -> Project:
+    """Read the settings and set the number of CPU threads. Raises ``SettingsError``."""
+    settings = load_settings(params)
+    if settings.runtime.threads:
+        torch.set_num_threads(settings.runtime.threads)
+    return Project(settings, Layout(Path(data)), ranks)

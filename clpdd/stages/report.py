@@ -1,0 +1,74 @@
+"""The report: one page that opens anywhere, and the numbers on it.
+
+``write_report`` reads distilled datasets, results and clock readings and writes three files. ``report.json`` holds
+what is deterministic; ``report.html`` also shows clock readings where there are any.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..config.settings import Settings
+from ..report.clocks import read_clocks, timed_results
+from ..report.data import gather, read_sources
+from ..report.page import render
+from ..storage.files import canonical_json, read_json, sha256_file, write_bytes, write_json
+from ..storage.layout import Layout
+from ..storage.work import exclusive
+
+if TYPE_CHECKING:
+    from .project import Project
+
+__all__ = ["page_is_current", "run_report", "write_report"]
+
+
+def write_report(layout: Layout, settings: Settings, out: Path | None = None) -> dict[str, Path]:
+    """Write the report of a finished pipeline.
+
+    Args:
+        layout: where the artifacts lie; nothing but ``out`` is written.
+        settings: the settings they were made with.
+        out: folder of the files; ``None`` takes ``layout.results``.
+
+    Returns:
+        Paths by file name: ``report.json`` (the same bytes for the same artifacts), ``report.html`` (one self-contained
+        page below 6 MB) and ``results-timed.parquet`` (the results joined with seconds and peak memory, null where they
+        were not measured).
+
+    Raises:
+        ArtifactError: an artifact is missing or damaged; the message names it and the stage that makes it.
+    """
+    out = layout.results if out is None else Path(out)
+    sources, clocks = read_sources(layout, settings), read_clocks(layout)
+    facts = gather(sources, settings)
+    contents = {
+        "report.json": canonical_json(facts).encode(),
+        "report.html": render(facts, sources.sets, clocks, layout, settings).encode(),
+        "results-timed.parquet": timed_results(layout.results / "results.parquet", clocks),
+    }
+    for name, data in contents.items():
+        write_bytes(out / name, data)
+    return {name: out / name for name in contents}
+
+
+def run_report(project: Project) -> dict[str, Path]:
+    """The result page."""
+    with exclusive(project.layout.work, "report", project.settings.runtime.wait_seconds):
+        paths = write_report(project.layout, project.settings)
+        write_json(_drawn(project), {"report.json": sha256_file(paths["report.json"])})
+        return paths
+
+
+def page_is_current(project: Project) -> bool:
+    """Whether ``report.html``, which DVC does not keep, shows the numbers of the present ``report.json``."""
+    results, note = project.layout.results, _drawn(project)
+    if not (results / "report.json").exists():
+        return True
+    if not ((results / "report.html").exists() and note.exists()):
+        return False
+    return bool(read_json(note) == {"report.json": sha256_file(results / "report.json")})
+
+
+def _drawn(project: Project) -> Path:
+    return project.layout.work / "report" / "drawn.json"

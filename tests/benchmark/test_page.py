@@ -1,0 +1,68 @@
+"""The page of a comparison, as text and in a browser."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from clpdd.benchmark.page import write_comparison
+from clpdd.benchmark.table import table_bytes
+from clpdd.errors import ArtifactError
+from tests.browser import asked_schemes, emulate
+
+from .conftest import Race, made_rows
+
+
+@pytest.fixture(scope="module")
+def page(raced: Race, varied: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    grid = [
+        varied[0] | {"group": "temperature_ridge", "choice": f"{t:g} / {r:g}", "top1": 10 * t + r}
+        for t in (0.05, 1.0)
+        for r in (0.1, 3.0, 10.0)
+    ]
+    for name, rows in (("a", raced.rows), ("b", made_rows()), ("c", varied + grid)):
+        (folder / f"{name}.parquet").write_bytes(table_bytes(rows))
+    return write_comparison(sorted(folder.glob("*.parquet")), folder / "page.html")
+
+
+def test_the_page_tells_the_figures_with_command_machine_and_versions(page: Path) -> None:
+    text = page.read_text()
+    for said in ("27.0 ± 4.2 below", "10.0 × the time; 2.0 ± 11.3 below", "34 s", "1 of 2 seeds", "clpdd benchmark"):
+        assert said in text, said
+    assert "torch 2" in text
+    assert "Temperature × ridge" in text
+    assert "<i>digits</i>" not in text
+    assert "&lt;i&gt;digits&lt;/i&gt;" in text
+    assert "<script" not in text
+    assert set(re.findall(r'(?:src|href)="(\w+):', text)) <= {"https", "data"}
+    assert set(re.findall(r'href="(https://[^/"]+)', text)) == {"https://arxiv.org"}
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_page_holds_together_in_a_browser_and_asks_nobody(browser: Any, page: Path, width: int) -> None:
+    emulate(browser, width)
+    asked_schemes(browser)
+    browser.get(page.as_uri())
+    root = "document.documentElement"
+    assert browser.execute_script(f"return {root}.scrollWidth <= {root}.clientWidth")
+    narrow = "return [...document.querySelectorAll('.plot .area')].filter(a => a.clientWidth < 200).length"
+    assert browser.execute_script(narrow) == 0
+    assert browser.get_log("browser") == []
+    assert asked_schemes(browser) <= {"file", "data", "about"}
+
+
+@pytest.mark.parametrize("wrong", ["missing", "other table", "no table"])
+def test_what_is_no_table_of_a_comparison_is_refused(raced: Race, tmp_path: Path, wrong: str) -> None:
+    path = tmp_path / "t.parquet"
+    if wrong == "other table":
+        pq.write_table(pq.read_table(raced.layout.index("train")), path)
+    elif wrong == "no table":
+        path.write_bytes(b"PAR1")
+    with pytest.raises(ArtifactError, match=re.escape(str(path))):
+        write_comparison([path], tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
