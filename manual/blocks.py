@@ -4,15 +4,20 @@ A comment before a fenced block says what to do with it:
 
 - ``<!-- test: python -->``: run it; the blocks of a page share their names, as the cells of a notebook do;
 - ``<!-- test: console -->``: run the lines behind ``$``; the others are output, and must be seen (numbers aside);
-- ``<!-- test: file NAME -->``: write it to that file; settings (``.yaml``) are checked.
+- ``<!-- test: file NAME -->``: write it to that file; settings (``.yaml``) are checked;
+- ``<!-- test: source NAME -->``: a new file of the package: run it as above;
+- ``<!-- test: entry NAME:VARIABLE -->``: lines of that catalogue: evaluate them, as entries of a mapping;
+- ``<!-- test: changed NAME -->``: sections of a settings file as an addition to the package changes them.
 
 The blocks of a page run in order, in a fresh folder of the page's own. What stands behind ``print(...)  #`` must be
 printed. ``clpdd`` commands are called in this process: importing torch anew for each would take most of the time.
+The last three kinds say how something is added to the package: ``tests/test_new_entries.py`` does so in a copy of it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import logging
 import os
@@ -27,8 +32,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 __all__ = ["Block", "find_blocks", "run_page"]
 
+_ROOT = Path(__file__).parent.parent
 _BLOCK = re.compile(r"^<!-- test: (\w+)(?: (\S+))? -->\n```[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -91,7 +99,29 @@ def _file(block: Block, names: dict[str, Any]) -> None:
         load_settings(path)
 
 
-_RUN = {"python": _python, "console": _console, "file": _file}
+def _entry(block: Block, names: dict[str, Any]) -> None:
+    path, _, variable = block.name.partition(":")
+    catalogue = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+    known = getattr(catalogue, variable)
+    for name, entry in eval(f"{{{block.text}}}", vars(catalogue)).items():
+        if name in known or not isinstance(entry, type(next(iter(known.values())))):
+            raise AssertionError(f"{name!r} is no new entry of {variable} in {path}")
+
+
+def _changed(block: Block, names: dict[str, Any]) -> None:
+    unknown = set(yaml.safe_load(block.text)) - set(yaml.safe_load((_ROOT / block.name).read_text(encoding="utf-8")))
+    if unknown:
+        raise AssertionError(f"{block.name} has no {', '.join(sorted(unknown))}")
+
+
+_RUN = {
+    "python": _python,
+    "console": _console,
+    "file": _file,
+    "source": _python,
+    "entry": _entry,
+    "changed": _changed,
+}
 
 
 def _command(line: str) -> str:

@@ -23,6 +23,7 @@ from clpdd.stages.kernels import compute_kernels
 from clpdd.stages.project import Project, TrainingData
 from clpdd.storage.layout import SPLITS, Layout
 from tests.browser import open_browser
+from tests.clones import Clone, finished_clone
 from tests.ranks import Launcher
 from tests.runs import run_in
 
@@ -76,6 +77,12 @@ def world(tmp_path_factory: pytest.TempPathFactory, encoder: Encoder) -> World:
         run_in(layout.work),
     )
     return World(layout, encoder)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """A copy of the project whose pipeline has run. Session-scoped: tests copy it and work in their own copy."""
+    return finished_clone(tmp_path_factory.mktemp("finished") / "clone")
 
 
 @pytest.fixture(scope="session")

@@ -71,6 +71,12 @@ def anchors(page: str) -> set[str]:
         (MARK.format("console") + "```console\n$ echo yes\nno\n```\n", "the page shows 'no'"),
         (MARK.format("console") + "```console\n$ clpdd index --speed\n```\n", "SystemExit"),
         (MARK.format("file params.yaml") + "```yaml\nseeed: 1\n```\n", "did you mean seed?"),
+        (
+            MARK.format("entry clpdd/catalogue/methods.py:METHODS")
+            + '```python\n"clp": MethodEntry(implementation="a:B", title="a"),\n```\n',
+            "'clp' is no new entry of METHODS",
+        ),
+        (MARK.format("changed params.yaml") + "```yaml\nseeed: 1\n```\n", "params.yaml has no seeed"),
     ],
 )
 def test_a_block_that_is_wrong_fails_with_its_line(tmp_path: Path, text: str, told: str) -> None:

@@ -326,7 +326,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "other": {"model": "clpdd_resnet14", "weights": str(weights), "image_size": 24},
             "both": {"members": {"clpdd_resnet14": 1.0, "other": 0.5}},
         },
-        "cache": {"workers": 0},
+        "runtime": {"workers": 0},
         "methods": ["clp", "centroid", "full"],
         "distill": {"steps": 3, "augmentations": 1, "outer_batch": 16},
         "evaluate": {"seeds": 2, "views": 2, "epochs": 5},

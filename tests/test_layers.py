@@ -73,6 +73,13 @@ def folder(name: str) -> str:
     return name.split(".")[1]
 
 
+def test_the_page_on_the_pipeline_lists_the_folders_in_this_order() -> None:
+    page = (ROOT / "docs" / "pipeline.md").read_text(encoding="utf-8")
+    tree = page.partition("## The library")[2].partition("## The stages")[0]
+    listed = re.findall(r"^\| `(\w+)(?:/|\.py)` \| ", tree, re.MULTILINE)
+    assert tuple(listed) == ORDER
+
+
 def test_the_package_has_few_loose_modules() -> None:
     loose = {path.stem for path in PACKAGE.glob("*.py")}
     assert len(loose) <= 6

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +23,7 @@ from clpdd.evaluation.running import module_of as protocol_module
 from clpdd.methods.loading import module_of as method_module
 from clpdd.storage.provenance import code_files
 
-ROOT = Path(__file__).parent.parent
-BIN = Path(sys.executable).parent
+from .clones import ROOT, copy_project, run, stages_run
 
 SMALL = {
     "dataset.max_per_class.train": 20,
@@ -40,63 +37,12 @@ SMALL = {
 }
 
 
-def run(folder: Path, *command: str, check: bool = True) -> str:
-    """A command in the copy, with the copy's own code; its output, both streams."""
-    environment = os.environ | {
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(folder),
-        "DVC_NO_ANALYTICS": "1",
-        "GIT_AUTHOR_NAME": "t",
-        "GIT_AUTHOR_EMAIL": "t@example.org",
-        "GIT_COMMITTER_NAME": "t",
-        "GIT_COMMITTER_EMAIL": "t@example.org",
-    }
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=500
-    )
-    output = done.stdout + done.stderr
-    assert not check or done.returncode == 0, f"{' '.join(command)} left with {done.returncode}:\n{output}"
-    return output
-
-
-def copy_project(folder: Path, settings: Mapping[str, object]) -> Path:
-    """The project's files (committed or not, nothing ignored) in a git repository of their own."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in listed.stdout.splitlines():
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, folder / name)
-    (folder / "dvc.lock").unlink(missing_ok=True)
-    params = yaml.safe_load((folder / "params.yaml").read_text())
-    for key, value in settings.items():
-        *path, last = key.split(".")
-        section = params
-        for part in path:
-            section = section[part]
-        section[last] = value
-    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-    run(folder, "git", "init", "-q")
-    run(folder, "git", "add", "-A")
-    run(folder, "git", "commit", "-q", "-m", "copy")
-    return folder
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy in which `dvc repro` has run once."""
     folder = copy_project(tmp_path_factory.mktemp("clone"), SMALL)
     run(folder, "dvc", "repro")
     return folder
-
-
-def stages_run(output: str) -> list[str]:
-    return re.findall(r"Running stage '([^']+)'", output)
 
 
 @pytest.mark.slow

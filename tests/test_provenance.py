@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 
 import clpdd
+from clpdd.config.distill import DistillSettings
+from clpdd.encoders.encoder import Encoder
+from clpdd.encoders.loading import join_encoders
+from clpdd.methods.loading import modules_of
 from clpdd.storage.provenance import code_digest, code_files
 
 
@@ -109,3 +113,19 @@ def test_imports_for_the_type_checker_alone_do_not_count_and_cycles_end(tmp_path
 def test_an_unknown_module_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"clpdd\.kernel is no module"):
         code_digest("clpdd.kernel")
+
+
+def test_a_method_that_starts_from_anothers_set_runs_through_the_code_of_both() -> None:
+    assert modules_of("clp", DistillSettings()) == ("clpdd.methods.clp",)
+    assert modules_of("neighbor", DistillSettings(neighbor_of="lgm")) == ("clpdd.methods.real", "clpdd.methods.lgm")
+
+
+def test_an_encoder_runs_through_the_code_of_its_architecture_where_that_is_ours(encoder: Encoder) -> None:
+    ours = ("clpdd.encoders.encoder", "clpdd.encoders.architectures")
+    assert encoder.code == ours
+    assert "encoders/architectures.py" in code_files(*ours)
+    assert "encoders/architectures.py" not in code_files("clpdd.encoders.encoder")
+    timms = clpdd.load_encoder("resnet10t", image_size=32, untrained=0, device="cpu")
+    assert timms.code == ("clpdd.encoders.encoder",)
+    joined = join_encoders({encoder: 1.0, timms: 1.0}, device="cpu")
+    assert joined.code == ("clpdd.encoders.joint", *ours)

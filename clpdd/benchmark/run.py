@@ -19,7 +19,7 @@ from ..evaluation.inputs import open_bench
 from ..evaluation.pieces import read_piece, write_piece
 from ..evaluation.running import module_of, run_protocol, viewed_protocols
 from ..evaluation.subject import Subject
-from ..methods.loading import module_of as method_module
+from ..methods.loading import modules_of
 from ..optimise.context import Snapshot
 from ..runtime.machine import describe_machine, explain_memory_errors
 from ..runtime.preemption import StopRequest
@@ -128,7 +128,7 @@ class _Runner:
             seconds=self._seconds(job),
             inputs=self.inputs,
             machine=self.machine,
-            code=code_digest("clpdd.stages.distill", method_module(job.method), self.bench.encoder.code),
+            code=code_digest("clpdd.stages.distill", *modules_of(job.method, job.settings), *self.bench.encoder.code),
         )
         return self.project.run.folder("benchmark", f"{self.bench.encoder.name}/{job.item}", record)
 
@@ -209,7 +209,7 @@ class _Runner:
             "settings": self.settings.model_dump(mode="json", exclude={"protocols"}),
             "seed": self.seed,
             "judge": self.bench.judge.digest,
-            "code": code_digest("clpdd.stages.evaluate", module_of(protocol), self.bench.encoder.code),
+            "code": code_digest("clpdd.stages.evaluate", module_of(protocol), *self.bench.encoder.code),
         }
         return sha256_bytes(json.dumps(deciding, sort_keys=True).encode())[:16]
 

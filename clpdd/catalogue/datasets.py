@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 __all__ = ["CATALOGUE", "LAYOUTS", "OPEN", "PLACED_BY_SPLIT", "Entry", "entry"]
 
@@ -21,6 +22,7 @@ class Entry:
         layout: how its files are arranged.
         classes, train, test: numbers as published; 0: whatever the user brings.
         options: facts for the reader of the layout.
+        root: whether its files lie in the folder ``dataset.root``: ``needed``; ``optional``; ``none``, it has no files.
         groups: whether its images belong to groups, on which the worst accuracy is told.
     """
 
@@ -29,6 +31,7 @@ class Entry:
     train: int = 0
     test: int = 0
     options: Mapping[str, str] = field(default_factory=dict)
+    root: Literal["needed", "optional", "none"] = "needed"
     groups: bool = False
 
 
@@ -42,7 +45,7 @@ def _spawrious(benchmark: str) -> Entry:
 
 
 CATALOGUE: dict[str, Entry] = {
-    "digits": Entry("digits", 10, 1_797),
+    "digits": Entry("digits", 10, 1_797, root="none"),
     "parquet": Entry("parquet"),
     "folder": Entry("folder"),
     "imagenet-1k": _imagenet("", 1000),
@@ -95,7 +98,7 @@ def entry(name: str) -> Entry:
     """The entry of a dataset. Raises ``ValueError`` for an unknown name."""
     prefix, colon, rest = name.partition(":")
     if colon and prefix in OPEN and rest:
-        return Entry(OPEN[prefix], options={"name": rest})
+        return Entry(OPEN[prefix], options={"name": rest}, root="optional" if prefix == "hf" else "needed")
     if name not in CATALOGUE:
         near = difflib.get_close_matches(name, CATALOGUE, n=1)
         hint = f"did you mean {near[0]}? " if near else ""

@@ -1,4 +1,7 @@
-"""Encoders by short names: the one place that says which model, size and features a name stands for."""
+"""Encoders by short names, and architectures of our own: the one place to enter a new one.
+
+Any model of timm is known by its own name and needs no entry.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Literal
 
 from ..errors import SettingsError
 
-__all__ = ["KNOWN_ENCODERS", "Features", "KnownEncoder"]
+__all__ = ["ARCHITECTURES", "KNOWN_ENCODERS", "Features", "KnownEncoder"]
 
 Features = Literal["default", "class_token", "mean_patch", "both"]
 
@@ -38,6 +41,11 @@ class KnownEncoder:
                 f"({self.note}); give a safetensors file"
             )
 
+
+ARCHITECTURES: dict[str, str] = {
+    "clpdd_resnet14": "clpdd.encoders.architectures",
+}
+"""Architectures that timm has not -> the module that registers them with timm; imported when one is asked for."""
 
 KNOWN_ENCODERS: dict[str, KnownEncoder] = {
     "clip": KnownEncoder("vit_base_patch16_clip_224.openai", "CLIP ViT-B/16 of OpenAI: class token"),

@@ -21,6 +21,7 @@ class MethodEntry:
         optimises: whether it optimises images; others choose real ones.
         passes: encoder passes that one augmented view costs in a step, forward and backward counted apart.
         unused: fields of ``DistillSettings`` that do not decide its result: changing them does not run it again.
+        source: field of ``DistillSettings`` that names another method, from whose set it starts; empty: from none.
         start: ``centroid`` where it always begins with central images, which ``kernels.nearest`` must then hold.
     """
 
@@ -29,6 +30,7 @@ class MethodEntry:
     optimises: bool = False
     passes: int = 0
     unused: tuple[str, ...] = ()
+    source: str = ""
     start: str = ""
 
 
@@ -81,6 +83,7 @@ METHODS: dict[str, MethodEntry] = {
     "neighbor": MethodEntry(
         implementation="clpdd.methods.real:Neighbor",
         title="nearest real images",
+        source="neighbor_of",
         unused=("random_draws",),
     ),
     "full": MethodEntry(

@@ -16,6 +16,7 @@ class ProtocolEntry:
         title: what people call it.
         of_images: whether ``evaluate.protocols`` may list it, for sets of images.
         clean: whether it is run on the images as they are.
+        bank: whether it is run on a bank of augmented views, where ``evaluate.views`` asks for one.
         fresh: whether it can encode views afresh where no bank of them is asked for.
         of_all_data: whether it is also run on all real features, as an upper bound.
         bound: the protocol on all real data that it is measured against; empty: itself.
@@ -25,6 +26,7 @@ class ProtocolEntry:
     title: str
     of_images: bool = True
     clean: bool = False
+    bank: bool = True
     fresh: bool = False
     of_all_data: bool = False
     bound: str = ""

@@ -52,16 +52,17 @@ class DatasetSettings(Section):
 
     @model_validator(mode="after")
     def _sources(self) -> Self:
-        layout = entry(self.name).layout
+        known = entry(self.name)
+        layout = known.layout
         given = [name for name in ("train", "validation", "test") if getattr(self, name) is not None]
         by_split = layout in PLACED_BY_SPLIT
         if given and not by_split:
             raise ValueError(f"{given[0]} is for the datasets parquet and folder; {self.name} brings its own images")
         if by_split and self.train is None:
             raise ValueError(f"train is needed by the dataset {self.name}: give the path of the training images")
-        if self.root is not None and (by_split or layout == "digits"):
+        if self.root is not None and (by_split or known.root == "none"):
             raise ValueError(f"root is not for the dataset {self.name}{': use train' if by_split else ''}")
-        if self.root is None and not by_split and layout not in ("digits", "hf"):
+        if self.root is None and not by_split and known.root == "needed":
             raise ValueError(f"root is needed by the dataset {self.name}: give the folder its files lie in")
         if self.download and layout != "torchvision":
             raise ValueError(f"download is for datasets of torchvision; fetch {self.name} yourself and set root")

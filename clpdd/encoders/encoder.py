@@ -14,7 +14,6 @@ from torchvision import transforms as tv
 from ..functional.parts import WHOLE, Part
 from ..functional.resample import resize
 from ..storage.files import sha256_bytes
-from . import architectures as models  # noqa: F401  (registers our architectures with timm)
 
 __all__ = ["Encoder"]
 
@@ -37,14 +36,20 @@ class Encoder(nn.Module):
         features: ``default`` (what the model itself gives), ``class_token``, ``mean_patch`` or ``both``
             (in that order).
 
+    Args:
+        architecture: dotted name of this package's module that builds ``model``; empty: a library's.
+
     Raises ``ValueError`` where the model has not the tokens that ``features`` asks for.
     """
 
-    def __init__(self, name: str, model: nn.Module, size: int, features: str = "default") -> None:
+    def __init__(
+        self, name: str, model: nn.Module, size: int, features: str = "default", architecture: str = ""
+    ) -> None:
         super().__init__()
         config = timm.data.resolve_data_config({}, model=model)
         self.name = name
         self.features = features
+        self.architecture = architecture
         _require_tokens(model, features)
         self.model = model.eval().requires_grad_(False)
         self.size = size
@@ -61,10 +66,11 @@ class Encoder(nn.Module):
     std: Tensor
 
     @property
-    def code(self) -> str:
-        """The dotted name of the module that computes the features: where ``code_digest`` starts for it."""
+    def code(self) -> tuple[str, ...]:
+        """Dotted names of the modules that compute the features: where ``code_digest`` starts for them."""
         own = type(self).__module__
-        return own if own.startswith("clpdd.") else "clpdd.encoders.encoder"
+        called = own if own.startswith("clpdd.") else "clpdd.encoders.encoder"
+        return (called, self.architecture) if self.architecture else (called,)
 
     def _digest(self) -> str:
         return _weights_digest(self.model, self.features)

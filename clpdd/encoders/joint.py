@@ -45,6 +45,12 @@ class JointEncoder(Encoder):
         named = self.model.named
         return parts_of((member.dim, self.model.weights[name]) for name, member in named.items())
 
+    @property
+    def code(self) -> tuple[str, ...]:
+        """Its own module and those of the members."""
+        found = (*super().code, *(name for member in self.model.named.values() for name in member.code))
+        return tuple(dict.fromkeys(found))
+
     def describe(self) -> dict[str, Any]:
         """As of any encoder, and ``members``: what describes each of them, its weight, its ``columns``."""
         return super().describe() | {"members": self._members()}

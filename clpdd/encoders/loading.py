@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import timm
 import torch
 from torch import nn
 
-from ..catalogue.encoders import KNOWN_ENCODERS
+from ..catalogue.encoders import ARCHITECTURES, KNOWN_ENCODERS
 from ..errors import ArtifactError, ResourceError, SettingsError
 from ..runtime.machine import explain_memory_errors
 from .encoder import Encoder
@@ -130,7 +131,8 @@ def load_encoder(
     chosen = device if isinstance(device, torch.device) else resolve_device(device)
     try:
         with explain_memory_errors(f"choose a smaller encoder than {name}, or a lower image_size"):
-            return Encoder(name, built, size or _native_size(built), features).to(chosen)
+            own_code = ARCHITECTURES.get(_registered_name(architecture, built), "")
+            return Encoder(name, built, size or _native_size(built), features, own_code).to(chosen)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise SettingsError(
@@ -146,12 +148,28 @@ def architecture_of(
     Raises ``SettingsError`` for an unknown one, saying ``where`` it stands and listing near names, also of ``others``.
     """
     known = name.split(".")[0]
+    _register(known)
     if ":" not in name and not timm.is_model(known):
-        near = difflib.get_close_matches(name, [*others, *timm.list_models(), *timm.list_pretrained()], n=5, cutoff=0.5)
+        names = [*others, *ARCHITECTURES, *timm.list_models(), *timm.list_pretrained()]
+        near = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
         hint = f"near names: {', '.join(near)}" if near else "timm.list_models() lists them all"
         raise SettingsError(f"{where}: timm has no model named {name!r}; {hint}")
     sized = image_size is not None and known.startswith(("vit", "eva", "deit", "beit", "swin"))
     return name, {"img_size": image_size} if sized else {}
+
+
+def _register(name: str) -> None:
+    """Make timm know an architecture of ours; of a repository, whose files alone say which it is, all of them."""
+    for architecture, module in ARCHITECTURES.items():
+        if name == architecture or ":" in name:
+            importlib.import_module(module)
+
+
+def _registered_name(architecture: str, built: nn.Module) -> str:
+    """The name that an architecture is registered by with timm."""
+    if ":" in architecture:
+        return str((getattr(built, "pretrained_cfg", None) or {}).get("architecture", ""))
+    return architecture.split(".")[0]
 
 
 def _native_size(model: nn.Module) -> int:

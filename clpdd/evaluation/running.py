@@ -28,7 +28,8 @@ def viewed_protocols(settings: EvaluateSettings, full: bool) -> list[ViewedProto
     found = []
     for name in settings.protocols:
         entry = PROTOCOLS[name]
-        seen = [*(["clean"] if entry.clean else []), *(bank or (["fresh"] if entry.fresh else []))]
+        augmented = (bank if entry.bank else []) or (["fresh"] if entry.fresh else [])
+        seen = [*(["clean"] if entry.clean else []), *augmented]
         found += [ViewedProtocol(name, views) for views in seen]
     return found
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
 
 from ..catalogue.methods import METHODS
 from ..errors import SettingsError
 from ..optimise.context import Method
 
-__all__ = ["load_method", "module_of"]
+if TYPE_CHECKING:
+    from ..config.distill import DistillSettings
+
+__all__ = ["load_method", "module_of", "modules_of"]
 
 
 def load_method(name: str) -> Method:
@@ -21,6 +25,12 @@ def load_method(name: str) -> Method:
 def module_of(name: str) -> str:
     """The dotted name of the module that implements a method: where ``code_digest`` starts for it."""
     return _implementation(name).partition(":")[0]
+
+
+def modules_of(name: str, settings: DistillSettings) -> tuple[str, ...]:
+    """The dotted names of all modules that implement a method: its own, and its source's where it has one."""
+    source = METHODS[name].source
+    return (module_of(name), *([module_of(getattr(settings, source))] if source else []))
 
 
 def _implementation(name: str) -> str:

@@ -88,7 +88,7 @@ def cache_features(
         encoder=encoder.describe(),
         device=encoder.mean.device.type,
         precision=str(resolve_precision(settings.precision, encoder.mean.device)),
-        code=code_digest("clpdd.stages.cache", encoder.code),
+        code=code_digest("clpdd.stages.cache", *encoder.code),
     )
     ranks = run.ranks
     work = run.folder("cache", f"{encoder.name}/{index.split}", record)

@@ -20,7 +20,7 @@ from ..encoders.encoder import Encoder
 from ..errors import ArtifactError, SettingsError
 from ..features.kernels import Kernels
 from ..features.store import FeatureStore
-from ..methods.loading import load_method, module_of
+from ..methods.loading import load_method, modules_of
 from ..optimise.context import SILENT, Context, Method, Watch
 from ..storage.files import sha256_tree
 from ..storage.provenance import code_digest
@@ -91,7 +91,7 @@ def distill(
         inputs=opened.digests | {"kernels": sha256_tree(data.kernels), "encoder": encoder.digest},
         device=device.type,
         precision=str(resolve_precision(settings.precision, device)) if "precision" in relevant else None,
-        code=code_digest("clpdd.stages.distill", module_of(variant.method), encoder.code),
+        code=code_digest("clpdd.stages.distill", *modules_of(variant.method, settings), *encoder.code),
     )
     work = run.folder("distill", f"{encoder.name}/{variant.name}", record)
     with shared(work, ranks):

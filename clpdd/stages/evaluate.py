@@ -167,7 +167,7 @@ class _SetOnBench:
         record = fingerprint(
             settings=settings,
             inputs=inputs,
-            code=code_digest("clpdd.stages.evaluate", bench.encoder.code),
+            code=code_digest("clpdd.stages.evaluate", *bench.encoder.code),
             device=bench.encoder.mean.device.type,
             precision=None if self.full else str(resolve_precision(self.settings.precision, bench.encoder.mean.device)),
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .files import sha256_bytes, sha256_file
 
-__all__ = ["code_digest", "code_files"]
+__all__ = ["code_digest", "code_files", "decides_nothing"]
 
 _PACKAGE = "clpdd"
 _DECIDES_NOTHING = ("clpdd.catalogue", "clpdd.config.runtime", "clpdd.runtime")
@@ -47,6 +47,12 @@ def code_digest(*modules: str, root: Path | None = None) -> str:
     return _digest(modules, root or _HERE)
 
 
+def decides_nothing(module: str) -> bool:
+    """Whether a module decides no byte of a result by itself, so that no digest covers it."""
+    below = (module == name or module.startswith(f"{name}.") for name in _DECIDES_NOTHING)
+    return module == _PACKAGE or any(below)
+
+
 @lru_cache(maxsize=64)
 def _digest(modules: tuple[str, ...], root: Path) -> str:
     lines = [f"{name}\0{sha256_file(root / name)}\n" for name in _closure(modules, root)]
@@ -63,7 +69,7 @@ def _closure(modules: tuple[str, ...], root: Path) -> tuple[str, ...]:
     while waiting:
         module = waiting.pop()
         path = _source(module, root)
-        if path is None or module in found or _decides_nothing(module):
+        if path is None or module in found or decides_nothing(module):
             continue
         found[module] = path
         waiting.extend(_imports(module, path))
@@ -71,11 +77,6 @@ def _closure(modules: tuple[str, ...], root: Path) -> tuple[str, ...]:
         if "." in module:
             waiting.append(module.rpartition(".")[0])
     return tuple(sorted(path.relative_to(root).as_posix() for path in found.values()))
-
-
-def _decides_nothing(module: str) -> bool:
-    below = (module == name or module.startswith(f"{name}.") for name in _DECIDES_NOTHING)
-    return module == _PACKAGE or any(below)
 
 
 def _source(module: str, root: Path) -> Path | None:
