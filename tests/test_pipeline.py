@@ -79,7 +79,7 @@ def test_dvc_reads_the_metrics_and_draws_the_curves(project: Path) -> None:
 @pytest.mark.slow
 def test_the_table_is_printed(project: Path) -> None:
     table = run(project, "clpdd", "results")
-    assert re.search(r"clpdd_resnet14 +clp +clpdd_resnet14 +sgd +bank-8 +\d+\.\d+ ± ", table)
+    assert re.search(r"sgd +8 augmented views +clp +\d+\.\d+ ± +\d+\.\d+ +\d+\.\d +", table)
     assert "report: file://" in table
 
 

@@ -4,8 +4,21 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
-__all__ = ["whole_number"]
+__all__ = ["DATA", "PARAMS", "settle", "whole_number"]
+
+PARAMS, DATA = Path("params.yaml"), Path("data")
+"""Where settings and artifacts are looked for. The very object ``PARAMS`` says that no file was named."""
+
+
+def settle(options: argparse.Namespace) -> argparse.Namespace:
+    """Where no settings file is named and none lies here, take the one that a whole run left with its artifacts."""
+    left = options.data / PARAMS
+    options.named = options.params is not PARAMS
+    if options.command != "run" and not options.named and not PARAMS.exists() and left.exists():
+        options.params = left
+    return options
 
 
 def whole_number(low: int, high: int | None = None) -> Callable[[str], int]:

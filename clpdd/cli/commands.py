@@ -154,14 +154,15 @@ def report(options: argparse.Namespace) -> None:
 
 
 def results(options: argparse.Namespace) -> None:
-    from ..report.table import result_table
+    from ..report.table import result_csv, result_json, result_table
     from ..stages.project import open_project
     from ..stages.report import page_is_current, run_report
 
     project = open_project(options.params, options.data)
     if not page_is_current(project):  # DVC brought results back from its cache, but keeps no page
         run_report(project)
-    print(result_table(project.layout))
+    form = result_json if options.json else result_csv if options.csv else result_table
+    print(form(project.layout))
 
 
 def _encoder(options: argparse.Namespace, settings: Settings, name: str) -> Encoder:
@@ -185,7 +186,7 @@ def _settings(options: argparse.Namespace) -> Settings:
     from ..config.loading import load_settings
     from ..config.settings import Settings
 
-    default = options.params == Path("params.yaml") and not options.params.exists()
+    default = not options.named and not options.params.exists()
     return Settings() if default else load_settings(options.params)
 
 

@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
+from .. import __version__
 from ..distributed.launch import launched
 from ..errors import ClpddError, Preempted, ResourceError, SettingsError
 from ..runtime.machine import is_memory_error
 from ..runtime.preemption import on_signal
 from ..storage.files import explain_os_error
-from . import commands
-from .arguments import whole_number
+from . import commands, whole
+from .arguments import DATA, PARAMS, settle, whole_number
 
 __all__ = ["build_parser", "main"]
 
@@ -30,8 +31,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="clpdd", description="Dataset distillation for linear probes over frozen encoders."
     )
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="settings file (default: params.yaml)")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the artifacts (default: data)")
+    parser.add_argument("--version", action="version", version=f"clpdd {__version__}", help="print the version")
+    text = "settings file (default: params.yaml, else what `clpdd run PHOTOS` left in the folder of the artifacts)"
+    parser.add_argument("--params", type=Path, default=PARAMS, help=text)
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of the artifacts (default: data)")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
@@ -39,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
+    _whole(add)
     _prepare(add)
     add("index", commands.index, "labelled images to a Parquet index of each split")
     add("cache", commands.cache, "every split through a frozen encoder into Zarr").add_argument(
@@ -60,7 +64,10 @@ def build_parser() -> argparse.ArgumentParser:
     draw.add_argument("tables", type=Path, nargs="+", help="Parquet files, of whatever datasets and encoders")
     draw.add_argument("--out", type=Path, required=True, help="HTML file to write")
     add("report", commands.report, "write the result page")
-    add("results", commands.results, "print the result table")
+    text = "print the result table: mean and spread of every method, its share of all data, the highest first"
+    forms = add("results", commands.results, text).add_mutually_exclusive_group()
+    forms.add_argument("--json", action="store_true", help="print it as a JSON array")
+    forms.add_argument("--csv", action="store_true", help="print it as CSV")
     _hand_over(add)
     pretrain = add("pretrain", commands.pretrain, "train a small encoder from scratch, as the shipped one was")
     pretrain.add_argument("--images", required=True, nargs="+", help="Parquet files in Hugging Face layout")
@@ -68,6 +75,18 @@ def build_parser() -> argparse.ArgumentParser:
     pretrain.add_argument("--architecture", default="clpdd_resnet14", help="timm model name")
     pretrain.add_argument("--epochs", type=whole_number(1), default=30, help="passes over the images (default: 30)")
     return parser
+
+
+def _whole(add: Callable[..., argparse.ArgumentParser]) -> None:
+    text = "run every stage, from photos to the result table and the report; a killed run is continued"
+    run = add("run", whole.run, text)
+    text = "folder of class folders, or Parquet file or folder; without it, the dataset of the settings file"
+    run.add_argument("photos", type=Path, nargs="?", help=text)
+    text = "timm name, or a name in encoder_options (default: that of the settings file, else the small one shipped)"
+    run.add_argument("--encoder", help=text)
+    run.add_argument("--out", type=Path, help="folder of the artifacts (default: that of --data)")
+    text = "settings file; with photos it must be named here to be used, or the defaults for photographs are"
+    run.add_argument("--params", type=Path, default=argparse.SUPPRESS, help=text)
 
 
 def _prepare(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -104,7 +123,7 @@ def _hand_over(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code (see ``clpdd.errors``; 130 after Ctrl-C)."""
-    options = build_parser().parse_args(arguments)
+    options = settle(build_parser().parse_args(arguments))
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("clpdd").setLevel(logging.INFO)
     if isinstance(sys.stdout, io.TextIOWrapper):  # where the locale lacks a character of a table, the table still shows

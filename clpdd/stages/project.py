@@ -111,9 +111,11 @@ class Project:
         return self.settings.encoder_arguments(name) | {"device": str(device)}
 
 
-def open_project(params: Path | str = "params.yaml", data: Path | str = "data", ranks: Ranks = ALONE) -> Project:
-    """Read the settings and set the number of CPU threads. Raises ``SettingsError``."""
-    settings = load_settings(params)
+def open_project(
+    params: Path | str | Settings = "params.yaml", data: Path | str = "data", ranks: Ranks = ALONE
+) -> Project:
+    """Read the settings, unless they are given, and set the number of CPU threads. Raises ``SettingsError``."""
+    settings = params if isinstance(params, Settings) else load_settings(params)
     if settings.runtime.threads:
         torch.set_num_threads(settings.runtime.threads)
     return Project(settings, Layout(Path(data)), ranks)

@@ -1,0 +1,85 @@
+"""Settings for a folder of photos or Parquet files that is named on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..config.loading import parse_settings
+from ..config.settings import Settings
+from ..errors import DataError
+from ..storage.files import write_bytes
+
+__all__ = ["dataset_of", "settings_for", "write_settings"]
+
+_SPLITS = {"train": ("train", "training"), "validation": ("validation", "val", "valid", "dev"), "test": ("test",)}
+_LENIENT = {"bad_images": "skip", "duplicates": "drop"}
+
+
+def dataset_of(photos: Path) -> dict[str, Any]:
+    """The section ``dataset`` for ``photos``: what it is, where each split lies.
+
+    - a folder of class folders: one root that is split;
+    - a folder of ``train`` and ``test`` (``validation``, ``val``) folders and nothing else, each with class folders;
+    - a Parquet file, or a folder of Parquet files, those of a split named ``train-...``, ``test-...``, if any are.
+
+    Raises ``DataError`` for what is none of these.
+    """
+    if photos.is_file():
+        if photos.suffix != ".parquet":
+            raise DataError(f"{photos} is a file, but a folder of class folders or a .parquet is needed: unpack it")
+        return {"name": "parquet", "train": str(photos)}
+    if not photos.is_dir():
+        raise DataError(f"{photos} does not exist: name a folder with one folder of images per class")
+    below = [path for path in sorted(photos.iterdir()) if not path.name.startswith(".")]
+    folders = {path.name for path in below if path.is_dir()}
+    tables = [path.name for path in below if path.suffix == ".parquet"]
+    if tables:
+        return {"name": "parquet"} | _tables(photos, tables)
+    if not folders:
+        raise DataError(f"{photos} has no folders: put the images of each class into a folder named after the class")
+    splits = {split: [name for name in names if name in folders] for split, names in _SPLITS.items()}
+    known = [name for names in splits.values() for name in names]
+    if splits["train"] and len(known) > 1 and set(known) == folders and all(len(n) < 2 for n in splits.values()):
+        return {"name": "folder"} | {split: str(photos / names[0]) for split, names in splits.items() if names}
+    return {"name": "folder", "train": str(photos)}
+
+
+def _tables(photos: Path, names: list[str]) -> dict[str, list[str]]:
+    """Split -> files; paths and not globs, because a folder's name may hold brackets."""
+    found = {}
+    for split, words in _SPLITS.items():
+        own = [n for n in names if any(n == f"{word}.parquet" or n.startswith(f"{word}-") for word in words)]
+        if own:
+            found[split] = [str(photos / name) for name in own]
+    return found if "train" in found else {"train": [str(photos / name) for name in names]}
+
+
+def settings_for(photos: Path | None, encoder: str | None, base: Settings | None) -> Settings:
+    """The settings of ``base`` (``None``: the defaults) with these images and this encoder in place of its own.
+
+    Without a ``base``, images that cannot be read and those that a later split has too are left out and counted,
+    because there is no settings file in which to say so. Raises ``DataError`` and ``SettingsError``.
+    """
+    values = (base or Settings()).model_dump(mode="json", exclude_unset=True)
+    if photos is not None:
+        sources = dict.fromkeys(("root", "train", "validation", "test"))
+        own = values.get("dataset", {}) if base is not None else dict(_LENIENT)
+        title = own.get("title") or photos.resolve().name[:80] or "photos"
+        values["dataset"] = own | sources | {"title": title, "download": False} | dataset_of(photos)
+    if encoder is not None:
+        options = values.get("encoder_options", {})
+        used = {encoder, *((options.get(encoder) or {}).get("members") or ())}
+        values["encoders"] = [encoder]
+        values["encoder_options"] = {name: own for name, own in options.items() if name in used}
+        values["benchmark"] = values.get("benchmark", {}) | {"encoders": []}
+    return parse_settings(values, source="the settings for these images")
+
+
+def write_settings(settings: Settings, path: Path) -> None:
+    """Write what differs from the defaults as a settings file, whole or not at all."""
+    values = settings.model_dump(mode="json", exclude_defaults=True)
+    head = "# Written by `clpdd run`: what differs from the defaults. Commands that find no params.yaml read it.\n"
+    write_bytes(path, (head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)).encode())
