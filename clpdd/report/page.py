@@ -20,6 +20,7 @@ from .clocks import distill_seconds, evaluation_clocks, stage_lines
 from .data import BOUNDS, KEYS, TITLES
 from .pictures import Picture, fit, timelapse
 from .transfer import heat_maps
+from .words import views_in_words
 
 __all__ = ["duration", "megabytes", "render", "template"]
 
@@ -105,14 +106,6 @@ def megabytes(amount: float | None) -> str:
     if amount is None:
         return "–"
     return f"{amount / 1024:.1f} GiB" if amount >= 1024 else f"{amount:.0f} MiB"
-
-
-def views_in_words(views: str) -> str:
-    """The ``views`` column in words: which images the probe was trained on."""
-    kind, _, count = views.partition("-")
-    if kind == "bank" and count.isdigit():
-        return f"{int(count):,} augmented views of each image"
-    return {"fresh": "images augmented afresh every epoch", "clean": "images as they are"}.get(views, views)
 
 
 def breakable(name: str) -> Markup:

@@ -1,43 +1,95 @@
-"""The result table as text."""
+"""The result table as text, JSON and CSV."""
 
 from __future__ import annotations
 
-import statistics
-
-import pyarrow.parquet as pq
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
 
 from ..errors import ArtifactError
 from ..storage.layout import Layout
+from .lines import COLUMNS, headline_of, result_lines
+from .words import views_in_words
 
-__all__ = ["result_table"]
+__all__ = ["aligned", "lines_of", "result_csv", "result_json", "result_table", "table_of"]
+
+
+def lines_of(layout: Layout) -> list[dict[str, Any]]:
+    """``report.lines.result_lines`` of a data folder. Raises ``ArtifactError`` when there are no results yet."""
+    path = layout.results / "results.parquet"
+    if not path.exists():
+        raise ArtifactError(f"{path} does not exist: run `dvc repro`, or `clpdd run`, or `clpdd evaluate`")
+    return result_lines(path)
 
 
 def result_table(layout: Layout) -> str:
-    """Mean and standard deviation of test top-1 by method and protocol, worst groups, and where the report is.
-
-    Raises ``ArtifactError`` when there are no results yet.
-    """
-    path = layout.results / "results.parquet"
-    if not path.exists():
-        raise ArtifactError(f"{path} does not exist: run `dvc repro`, or `clpdd evaluate`")
-    groups: dict[tuple[str, ...], list[tuple[float, float, float | None]]] = {}
-    for row in pq.read_table(path).to_pylist():
-        keys = ("distil_encoder", "method", "eval_encoder", "protocol", "views")
-        groups.setdefault(tuple(row[key] for key in keys), []).append((row["top1"], row["top5"], row["worst_group"]))
-    grouped = any(score[2] is not None for scores in groups.values() for score in scores)
-    worst_of = ("worst group %",) if grouped else ()
-    header = ("distilled with", "method", "evaluated with", "protocol", "views", "top-1 %", "top-5 %", *worst_of)
-    lines: list[tuple[str, ...]] = [(*header, "probes")]
-    for key, scores in groups.items():
-        top1, top5 = [s[0] for s in scores], [s[1] for s in scores]
-        std = f" ± {statistics.stdev(top1):.2f}" if len(top1) > 1 else ""
-        found = [s[2] for s in scores if s[2] is not None]
-        worst = (f"{statistics.mean(found):.2f}" if found else "",) if grouped else ()
-        shown = (f"{statistics.mean(top1):.2f}{std}", f"{statistics.mean(top5):.2f}", *worst, str(len(scores)))
-        lines.append((*key, *shown))
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    text = "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+    """The table as text, the headline in words, and where the report is. Raises ``ArtifactError``."""
     page = layout.results / "report.html"
+    text = table_of(lines_of(layout))
     return f"{text}\n\nreport: {page.resolve().as_uri()}" if page.exists() else text
+
+
+def result_json(layout: Layout) -> str:
+    """The lines as a JSON array. Raises ``ArtifactError``."""
+    return json.dumps(lines_of(layout), indent=2, ensure_ascii=False)
+
+
+def result_csv(layout: Layout) -> str:
+    """The lines as CSV with a header; empty cells where there is no value. Raises ``ArtifactError``."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines_of(layout))
+    return text.getvalue().rstrip("\n")
+
+
+def table_of(lines: list[dict[str, Any]]) -> str:
+    """Lines as a table, and below it the headline in words."""
+    several = len({line[key] for line in lines for key in ("distil_encoder", "eval_encoder")}) > 1
+    grouped = any(line["worst_group"] is not None for line in lines)
+    encoders = ["distilled with", "evaluated with"] if several else []
+    worst = ["worst group %"] if grouped else []
+    header = ["probe", "trained on", "method", *encoders, "top-1 %", "% of full", "top-5 %", *worst, "probes"]
+    cells = []
+    for line in lines:
+        names = [line["distil_encoder"], line["eval_encoder"]] if several else []
+        seen = "all images" if line["method"] == "full" else views_in_words(line["views"], of_each=False)
+        numbers = [_top1(line), _percent(line["share_of_full"], 1), _percent(line["top5"])]
+        last = [_percent(line["worst_group"])] if grouped else []
+        cells.append([line["protocol"], seen, line["method"], *names, *numbers, *last, str(line["probes"])])
+    text = aligned([header, *cells], left=3 + len(encoders))
+    told = _headline(headline_of(lines))
+    return f"{text}\n\n{told}" if told else text
+
+
+def _percent(value: float | None, digits: int = 2) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _top1(line: dict[str, Any]) -> str:
+    spread = line["top1_std"]
+    return f"{_percent(line['top1'])}{'        ' if spread is None else f' ± {spread:5.2f}'}"
+
+
+def _headline(line: dict[str, Any] | None) -> str:
+    if line is None or line["top1"] is None:
+        return ""
+    share = line["share_of_full"]
+    part = "" if share is None else f", {share:.1f} % of what all training images reach"
+    how = f"{line['protocol']}, {views_in_words(line['views'], of_each=False)}"
+    return f"the number: {line['method']} {line['top1']:.1f} % top-1 ({how}){part}"
+
+
+def aligned(rows: Sequence[Sequence[str]], left: int) -> str:
+    """Rows of cells in columns: the first ``left`` flush left, the others, numbers, flush right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+
+    def placed(row: Sequence[str]) -> str:
+        cells = [
+            cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        return "  ".join(cells).rstrip()
+
+    return "\n".join(map(placed, rows))

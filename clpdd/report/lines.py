@@ -1,0 +1,75 @@
+"""The result table as lines: one for each method, encoder, probe and kind of views, sorted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..catalogue.protocols import bound_of
+from .data import KEYS, full_accuracy, mean_std, read_table
+
+__all__ = ["COLUMNS", "headline_of", "result_lines"]
+
+COLUMNS = (*KEYS, "ipc", "probes", "top1", "top1_std", "share_of_full", "top5", "worst_group")
+"""Keys of a line: names; images per class; probes it is the mean of; percent. ``None`` where there is no value."""
+
+_REAL = ("random", "centroid", "neighbor")
+
+
+def result_lines(path: Path) -> list[dict[str, Any]]:
+    """Summarise ``results.parquet``: lines with the keys ``COLUMNS``.
+
+    They are sorted by the evaluating encoder, then by probe (in the order of the settings, the headline's first, each
+    with the probe on all training images that bounds it), by views, and from the highest top-1 to the lowest.
+    ``share_of_full`` is top-1 in percent of that bound's.
+
+    Raises ``ArtifactError`` when the file is missing, damaged or empty.
+    """
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in read_table(path).to_pylist():
+        if row["method"] != "full" or row["distil_encoder"] == row["eval_encoder"]:  # who distils matters not to it
+            groups.setdefault(tuple(row[key] for key in KEYS), []).append(row)
+    summary = [dict(zip(KEYS, key, strict=True)) | _scores(rows) for key, rows in groups.items()]
+    lines = []
+    for line in summary:
+        best = full_accuracy(summary, line["eval_encoder"], line["protocol"])
+        top1, spread = line["top1"]["mean"], line["top1"]["std"]
+        share = round(100 * top1 / best, 6) if best and top1 is not None and line["method"] != "full" else None
+        lines.append(line | {"top1": top1, "top1_std": spread, "share_of_full": share})
+    return [{name: line[name] for name in COLUMNS} for line in _sorted(lines)]
+
+
+def _scores(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    scores: dict[str, Any] = {"ipc": rows[0]["ipc"], "probes": len(rows)}
+    scores["top1"] = mean_std(row["top1"] for row in rows)
+    return scores | {name: mean_std(row[name] for row in rows)["mean"] for name in ("top5", "worst_group")}
+
+
+def _sorted(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    encoders = list(dict.fromkeys(line["eval_encoder"] for line in lines))
+    protocols = list(dict.fromkeys(line["protocol"] for line in lines if line["method"] != "full"))
+
+    def place(line: dict[str, Any]) -> tuple[Any, ...]:
+        block = next((p for p in protocols if line["method"] == "full" and bound_of(p) == line["protocol"]), None)
+        block = block or line["protocol"]
+        number = protocols.index(block) if block in protocols else len(protocols)
+        views = "" if line["method"] == "full" else line["views"]
+        best = -line["top1"] if line["top1"] is not None else 1.0
+        return encoders.index(line["eval_encoder"]), number, views == "clean", views, best
+
+    return sorted(lines, key=place)
+
+
+def headline_of(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The line that is *the* number: the first probe of the settings on the best set that a method has made.
+
+    With the default settings that is ``sgd``, the protocol of the field, in which a set is handed to somebody who
+    trains a probe on it as anybody would. ``None`` where nothing but all training images was evaluated.
+    """
+    own = [line for line in lines if line["method"] != "full" and line["distil_encoder"] == line["eval_encoder"]]
+    first = [line for line in own if _block(line) == _block(own[0])]
+    return next((line for line in first if line["method"] not in _REAL), first[0] if first else None)
+
+
+def _block(line: dict[str, Any]) -> tuple[str, str, str]:
+    return line["eval_encoder"], line["protocol"], line["views"]

@@ -1,0 +1,97 @@
+"""The result table: sorted, with its share of all data, and the one number said in words."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+
+from clpdd.config.settings import Settings
+from clpdd.report.lines import headline_of, result_lines
+from clpdd.report.table import aligned, result_csv, result_json, result_table, table_of
+from clpdd.storage.layout import Layout
+
+
+def test_the_number_is_said_in_words_below_the_table() -> None:
+    lines = [line(method, protocol, views, top1) for method, protocol, views, top1 in SCORES]
+    text = table_of(lines).splitlines()
+    assert text[0].split("  ")[0] == "probe"
+    assert (
+        text[-1] == "the number: clp 87.7 % top-1 (sgd, 100 augmented views), 89.7 % of what all training images reach"
+    )
+
+
+SCORES = [("full", "logistic", "clean", 97.8), ("clp", "sgd", "bank-100", 87.74), ("random", "sgd", "bank-100", 49.5)]
+
+
+def line(method: str, protocol: str, views: str, top1: float) -> dict[str, object]:
+    names = {"method": method, "distil_encoder": "e", "eval_encoder": "e", "protocol": protocol, "views": views}
+    share = None if method == "full" else 100 * top1 / 97.8
+    scores = {"top1": top1, "top1_std": None, "share_of_full": share, "top5": 100.0, "worst_group": None}
+    return names | {"ipc": 1, "probes": 1} | scores
+
+
+def test_lines_of_results_are_sorted(plain: tuple[Layout, Settings]) -> None:
+    lines = result_lines(plain[0].results / "results.parquet")
+    assert [(found["protocol"], found["views"], found["method"]) for found in lines] == [
+        ("logistic", "clean", "full"),
+        ("sgd", "bank-100", "clp"),
+        ("sgd", "bank-100", "centroid"),
+        ("sgd", "bank-100", "random"),
+        ("closed_form", "clean", "full"),
+        ("closed_form", "bank-100", "clp"),
+        ("closed_form", "bank-100", "centroid"),
+        ("closed_form", "bank-100", "random"),
+        ("closed_form", "clean", "clp"),
+        ("closed_form", "clean", "centroid"),
+        ("closed_form", "clean", "random"),
+    ]
+
+
+def test_a_share_is_that_of_the_probe_on_all_data_that_bounds_it(plain: tuple[Layout, Settings]) -> None:
+    lines = result_lines(plain[0].results / "results.parquet")
+    full = {found["protocol"]: found["top1"] for found in lines if found["method"] == "full"}
+    bounds = {"sgd": full["logistic"], "closed_form": full["closed_form"]}
+    assert (full["logistic"], full["closed_form"]) == pytest.approx((97.1, 94.1))
+    for found in lines:
+        expected = None if found["method"] == "full" else 100 * found["top1"] / bounds[found["protocol"]]
+        assert found["share_of_full"] == (expected if expected is None else pytest.approx(expected, abs=1e-4))
+
+
+def test_the_number_is_the_first_probe_of_what_a_method_made(plain: tuple[Layout, Settings]) -> None:
+    lines = result_lines(plain[0].results / "results.parquet")
+    chosen = headline_of(lines)
+    assert chosen is not None
+    assert (chosen["method"], chosen["protocol"], chosen["views"]) == ("clp", "sgd", "bank-100")
+    assert headline_of([found for found in lines if found["method"] == "full"]) is None
+
+
+def test_codes_are_said_in_words_and_numbers_stand_below_each_other(plain: tuple[Layout, Settings]) -> None:
+    text = result_table(plain[0]).splitlines()
+    rows = text[1:12]
+    assert {row[13:31].strip() for row in rows} == {"all images", "100 augmented views"[:18], "images as they are"}
+    ends = {row.rindex(".") for row in text[1:12]}
+    assert len(ends) == 1  # the decimal points of top-5
+    assert "distilled with" not in text[0]  # there is one encoder
+
+
+def test_several_encoders_are_told_apart(many: tuple[Layout, Settings]) -> None:
+    text = result_table(many[0])
+    assert "distilled with" in text.splitlines()[0]
+    full = [row for row in text.splitlines() if "all images" in row and "logistic" in row]
+    assert len(full) == 6  # once an encoder, whoever distils
+
+
+def test_other_programs_get_the_same_lines(plain: tuple[Layout, Settings]) -> None:
+    lines = result_lines(plain[0].results / "results.parquet")
+    assert json.loads(result_json(plain[0])) == lines
+    rows = list(csv.DictReader(io.StringIO(result_csv(plain[0]))))
+    assert [row["method"] for row in rows] == [found["method"] for found in lines]
+    assert float(rows[1]["top1"]) == lines[1]["top1"]
+    assert rows[0]["share_of_full"] == ""
+
+
+def test_columns_are_as_wide_as_their_longest_cell() -> None:
+    assert aligned([["a", "b"], ["ccc", "1"], ["d", "22"]], left=1) == "a     b\nccc   1\nd    22"
