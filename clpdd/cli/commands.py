@@ -213,6 +213,7 @@ def predict(options: argparse.Namespace) -> None:
     import csv
 
     from ..probe.classifier import Classifier, classify_files, find_images
+    from ..probe.confusion import class_of, confusion_in_words
 
     files, classifier = find_images(options.images), Classifier.load(options.classifier)
     settings = _settings(options)
@@ -224,13 +225,19 @@ def predict(options: argparse.Namespace) -> None:
     top = min(options.top, len(classifier.class_names))
     columns = [f"{what}{rank}" for rank in range(1, top + 1) for what in ("class", "probability")]
     writer.writerow(["path", *columns])
+    taken: list[tuple[str, str]] = []
     for found in classify_files(classifier, encoder, files, top=top, max_pixels=settings.dataset.max_pixels):
         if found.problem is not None:
             unread += 1
             log.warning("%s", found.problem)
+        true = class_of(found.path, options.images, classifier.class_names)
+        if true is not None and found.classes:
+            taken.append((true, found.classes[0]))
         pairs = zip(found.classes, found.probabilities, strict=True)
         values = [value for name, share in pairs for value in (name, f"{share:.4f}")]
         writer.writerow([found.path, *(values or [""] * len(columns))])
+    if taken:
+        log.info("%s", confusion_in_words(taken, len(files) - unread - len(taken), classifier.class_names))
     if unread:
         raise DataError(f"{unread} of {len(files)} files could not be read; the others are classified")
 
