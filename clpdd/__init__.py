@@ -30,6 +30,7 @@ _WHERE = {
     "Index": "datasets.index",
     "KernelSettings": "config.kernels",
     "Kernels": "features.kernels",
+    "Results": "report.results",
     "Settings": "config.settings",
     "Workspace": "workspace",
     "build_index": "datasets.build",

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from .config.cache import CacheSettings
 from .config.dataset import DatasetSettings
 from .config.distill import DistillSettings
@@ -17,16 +15,22 @@ from .config.settings import Settings
 from .config.variants import MethodVariant
 from .datasets.build import build_index
 from .distilled.dataset import DistilledSet
+from .distilled.export import FORMATS, export
 from .encoders.encoder import Encoder
 from .encoders.loading import load_encoder
-from .errors import ArtifactError
+from .errors import ArtifactError, SettingsError
 from .features.kernels import Kernels
+from .features.store import FeatureStore
 from .optimise.context import OnProgress, Watch
+from .probe.classifier import Classifier, Prediction, classify_files, find_images, train_classifier
+from .report.recovered import recovered_settings
+from .report.results import Results
 from .stages.cache import cache_features
 from .stages.distill import distill
 from .stages.evaluate import evaluate, evaluation_data
 from .stages.kernels import compute_kernels
 from .stages.project import Project, Run
+from .stages.report import write_report
 from .storage.files import read_json, write_json
 from .storage.layout import SPLITS, Layout
 
@@ -115,11 +119,16 @@ class Workspace:
             watch=Watch(on_progress=on_progress),
         )
 
-    def evaluate(self, *methods: str, settings: EvaluateSettings | None = None) -> dict[str, dict[str, float]]:
-        """Mean test top-1 in percent by method and protocol, of sets distilled before."""
+    def evaluate(self, *methods: str, settings: EvaluateSettings | None = None) -> Results:
+        """Judge sets distilled before on the test split.
+
+        Returns:
+            Mean test top-1 in percent by method and protocol, ``results["clp"]["sgd (bank-100)"]``, with a ``table``
+            and a ``plot()``.
+        """
         name = self.encoder.name
         self.cache()
-        paths = evaluate(
+        evaluate(
             {(name, method): self.layout.distilled(name, method) for method in methods},
             {name: evaluation_data(self.layout, name, self.encoder)},
             settings or EvaluateSettings(),
@@ -127,8 +136,71 @@ class Workspace:
             seed=self.seed,
             run=self.run,
         )
-        scores: dict[str, dict[str, list[float]]] = {}
-        for row in pq.read_table(paths["results.parquet"]).to_pylist():
-            protocol = f"{row['protocol']} ({row['views']})"
-            scores.setdefault(row["method"], {}).setdefault(protocol, []).append(row["top1"])
-        return {method: {p: sum(v) / len(v) for p, v in by.items()} for method, by in scores.items()}
+        return self.results()
+
+    # -- what the commands do ------------------------------------------------------------------------------------------
+
+    def results(self) -> Results:
+        """What ``evaluate`` found last. Raises ``ArtifactError`` when it has not been called yet."""
+        return Results.of(self.layout)
+
+    def report(self) -> Path:
+        """Write the result page of what was evaluated last; its path, of one file that needs no network."""
+        known = {"seed": self.seed, "cache": self.cache_settings, "kernels": self.kernel_settings}
+        settings = recovered_settings(self.layout, self.encoder.name, known)
+        return write_report(self.layout, settings)["report.html"]
+
+    def distilled(self, method: str = "clp") -> DistilledSet:
+        """A set that was distilled before. Raises ``ArtifactError`` when there is none."""
+        return DistilledSet.load(self.layout.distilled(self.encoder.name, method))
+
+    def probe(
+        self,
+        method: str = "clp",
+        settings: EvaluateSettings | None = None,
+        *,
+        protocol: str = "sgd",
+        out: Path | str | None = None,
+    ) -> Classifier:
+        """A ready classifier from one distilled set alone.
+
+        Args:
+            method: of a set distilled before.
+            settings: of the probe; those of ``evaluate``.
+            protocol: ``"sgd"`` or ``"closed_form"``.
+            out: a ``.safetensors`` file to write it to.
+        """
+        made = train_classifier(self.distilled(method), self.encoder, settings, protocol=protocol, seed=self.seed)
+        if out is not None:
+            made.save(out)
+        return made
+
+    def predict(self, *images: Path | str, classifier: Classifier | Path | str, top: int = 1) -> list[Prediction]:
+        """The ``top`` likeliest classes of image files and of those in folders, in order.
+
+        Args:
+            images: files and folders.
+            classifier: what ``probe`` returned, or the file it wrote.
+        """
+        known = classifier if isinstance(classifier, Classifier) else Classifier.load(classifier)
+        return list(classify_files(known, self.encoder, find_images([Path(path) for path in images]), top=top))
+
+    def export(self, method: str, to: str, out: Path | str) -> Path:
+        """Write a distilled set in the form of another tool: ``huggingface``, ``folder``, ``webdataset``, or
+        ``safetensors``. Its path.
+        """
+        if to not in FORMATS:
+            raise SettingsError(f"to is {to!r}; it must be one of {', '.join(FORMATS)}")
+        return export(self.layout.distilled(self.encoder.name, method), to, out)
+
+    def features(self, split: str = "train") -> FeatureStore:
+        """The features of a split, encoded if need be: ``work.features("train").features()`` is ``(N, d)``."""
+        if split not in SPLITS:
+            raise SettingsError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}")
+        return FeatureStore.open(self.cache()[split])
+
+    def __repr__(self) -> str:
+        made = self.layout.distilled(self.encoder.name, "clp").parent
+        methods = sorted(path.parent.name for path in made.glob("*/distilled.json"))
+        told = f", distilled: {', '.join(methods)}" if methods else ""
+        return f"Workspace({str(self.layout.root)!r}, {self.encoder.name}{told})"

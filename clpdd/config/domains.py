@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..catalogue.protocols import PROTOCOLS
+from ..runtime.notebook import html_table
 
 __all__ = [
     "Count",
@@ -38,6 +40,26 @@ class Section(BaseModel):
     """A part of the settings: unknown keys, wrong types, NaN and infinity are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    def changed(self, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+        """(dotted key, value, default) of every setting that differs from its default."""
+        for name, known in type(self).model_fields.items():
+            value, default = getattr(self, name), known.get_default(call_default_factory=True)
+            if isinstance(value, Section) and isinstance(default, Section):
+                yield from value.changed(f"{prefix}{name}.")
+            elif value != default:
+                yield f"{prefix}{name}", value, default
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        fields = type(self).model_fields
+        return [(n, getattr(self, n)) for n, f in fields.items() if getattr(self, n) != f.default]
+
+    def _repr_html_(self) -> str:
+        rows = [(key, str(value), str(default)) for key, value, default in self.changed()]
+        name = type(self).__name__
+        if not rows:
+            return f"<p>{name}: the defaults</p>"
+        return html_table(("setting", "value", "default"), rows, f"{name}: what differs from the defaults")
 
 
 def once(names: list[Any]) -> list[Any]:

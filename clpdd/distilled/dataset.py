@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..datasets.decode import decode_image
 from ..errors import ArtifactError, DataError
+from ..runtime.notebook import ShownImages
 from ..storage.files import explain_os_errors, read_json, remove, write_bytes, write_json
 
 __all__ = ["DistilledSet", "grid", "png_bytes"]
@@ -26,8 +27,8 @@ FORMAT = 1
 _MAX_PIXELS = 4096 * 4096
 
 
-@dataclass(frozen=True, eq=False)
-class DistilledSet:
+@dataclass(frozen=True, eq=False, repr=False)
+class DistilledSet(ShownImages):
     """Labelled synthetic (or chosen real) images with the record of how they came to be.
 
     Attributes:
@@ -109,6 +110,9 @@ class DistilledSet:
             images, labels = self.images[rows], self.labels[rows]
             parts.append(DistilledSet(images, labels, self.class_names, self.info, soft_labels=soft))
         return parts
+
+    def _sheet(self) -> bytes:
+        return png_bytes(grid(self.draws[0].images))
 
     # -- files -----------------------------------------------------------------------------------------------------
 

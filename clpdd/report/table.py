@@ -13,7 +13,7 @@ from ..storage.layout import Layout
 from .lines import COLUMNS, headline_of, result_lines
 from .words import views_in_words
 
-__all__ = ["aligned", "lines_of", "result_csv", "result_json", "result_table", "table_of"]
+__all__ = ["aligned", "headline_in_words", "lines_of", "result_csv", "result_json", "result_table", "table_of"]
 
 
 def lines_of(layout: Layout) -> list[dict[str, Any]]:
@@ -60,7 +60,7 @@ def table_of(lines: list[dict[str, Any]]) -> str:
         last = [_percent(line["worst_group"])] if grouped else []
         cells.append([line["protocol"], seen, line["method"], *names, *numbers, *last, str(line["probes"])])
     text = aligned([header, *cells], left=3 + len(encoders))
-    told = _headline(headline_of(lines))
+    told = headline_in_words(headline_of(lines))
     return f"{text}\n\n{told}" if told else text
 
 
@@ -73,7 +73,8 @@ def _top1(line: dict[str, Any]) -> str:
     return f"{_percent(line['top1'])}{'        ' if spread is None else f' ± {spread:5.2f}'}"
 
 
-def _headline(line: dict[str, Any] | None) -> str:
+def headline_in_words(line: dict[str, Any] | None) -> str:
+    """One sentence for ``headline_of``; empty for ``None``."""
     if line is None or line["top1"] is None:
         return ""
     share = line["share_of_full"]

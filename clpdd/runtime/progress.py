@@ -5,12 +5,20 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+import warnings
 from types import TracebackType
 from typing import Self
 
-from tqdm import tqdm
+from tqdm import TqdmWarning
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", TqdmWarning)  # a notebook without ipywidgets has lines in place of a bar
+    from tqdm.auto import tqdm
 
 __all__ = ["Progress"]
+
+_WIDGETS = any(kind.__module__ == "tqdm.notebook" for kind in tqdm.__mro__)
+"""Whether bars are Jupyter's, which need no terminal."""
 
 _FIRST, _LONGEST = 5.0, 60.0
 """Seconds to the first line of a log, and between lines at most: each pause is twice as long as the one before."""
@@ -19,8 +27,9 @@ _FIRST, _LONGEST = 5.0, 60.0
 class Progress:
     """Counts what is done. Use as a context manager.
 
-    A log (a file, a pipe, a notebook's cell) gets nothing of what takes less than five seconds; then lines such as
-    ``distill: 120 of 600 steps, loss 0.5310, 00:12 left``, ever further apart, up to a minute.
+    A notebook has a bar where ipywidgets is installed. A log (a file, a pipe, any other notebook's cell) gets nothing
+    of what takes less than five seconds; then lines such as ``distill: 120 of 600 steps, loss 0.5310, 00:12 left``,
+    ever further apart, up to a minute.
 
     Args:
         total: how many there are, >= 0.
@@ -39,7 +48,7 @@ class Progress:
             desc=what,
             unit=unit,
             dynamic_ncols=True,
-            disable=None if show else True,  # None: where stderr is no terminal
+            disable=(False if _WIDGETS else None) if show else True,  # None: where stderr is no terminal
         )
         self._log = show and self._bar.disable
         self._before, self._begun, self._pause, self._told = done, time.monotonic(), _FIRST, False
