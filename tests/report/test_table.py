@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from typing import Any
 
 import pytest
 
@@ -26,8 +27,9 @@ def test_the_number_is_said_in_words_below_the_table() -> None:
 SCORES = [("full", "logistic", "clean", 97.8), ("clp", "sgd", "bank-100", 87.74), ("random", "sgd", "bank-100", 49.5)]
 
 
-def line(method: str, protocol: str, views: str, top1: float) -> dict[str, object]:
-    names = {"method": method, "distil_encoder": "e", "eval_encoder": "e", "protocol": protocol, "views": views}
+def line(method: str, protocol: str, views: str, top1: float) -> dict[str, Any]:
+    names: dict[str, Any] = {"method": method, "protocol": protocol, "views": views}
+    names |= {"distil_encoder": "e", "eval_encoder": "e"}
     share = None if method == "full" else 100 * top1 / 97.8
     scores = {"top1": top1, "top1_std": None, "share_of_full": share, "top5": 100.0, "worst_group": None}
     return names | {"ipc": 1, "probes": 1} | scores
