@@ -61,4 +61,4 @@ torture: install ## kill the pipeline again and again and compare every artifact
 	python -m tests.torture
 
 clean: ## remove everything that the pipeline made (the DVC cache stays)
-	rm -rf data/index data/features data/kernels data/distilled data/results data/work data/clocks data/live
+	rm -rf data/inputs data/index data/features data/kernels data/distilled data/results data/work data/clocks data/live

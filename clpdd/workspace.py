@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from .config.runtime import RuntimeSettings
 from .config.settings import Settings
 from .config.variants import MethodVariant
 from .datasets.build import build_index
+from .datasets.index import Index
+from .datasets.watch import look
 from .distilled.dataset import DistilledSet
 from .distilled.export import FORMATS, export
 from .encoders.encoder import Encoder
@@ -28,6 +32,7 @@ from .report.results import Results
 from .stages.cache import cache_features
 from .stages.distill import distill
 from .stages.evaluate import evaluate, evaluation_data
+from .stages.inputs import news_of_images, remember_images
 from .stages.kernels import compute_kernels
 from .stages.project import Project, Run
 from .stages.report import write_report
@@ -36,13 +41,15 @@ from .storage.layout import SPLITS, Layout
 
 __all__ = ["Workspace"]
 
+log = logging.getLogger(__name__)
+
 
 class Workspace:
     """A folder of artifacts and one encoder.
 
-    What a step needs is made first, and made again when the index, the encoder or settings have changed; what is there
-    already is found in no time. Files that were indexed are not watched: remove ``folder/index`` after changing them.
-    A killed cell is continued by running it again.
+    What a step needs is made first, and made again when the images, the encoder or settings have changed; what is there
+    already is found in no time. Every step looks whether the files that were indexed are what they were
+    (``dataset.watch``), and says so where they are not. A killed cell is continued by running it again.
 
     Args:
         folder: where the artifacts go, in the layout of the pipeline's ``data/``.
@@ -72,19 +79,27 @@ class Workspace:
         self.seed = seed
         # a decoding process would need the caller's script to be importable, which a notebook is not
         self.run = Run(work=self.layout.work, clocks=self.layout.clocks, runtime=RuntimeSettings(workers=0))
-        self._index(dataset)
+        self.dataset = dataset
+        self._index()
 
-    def _index(self, dataset: DatasetSettings | None) -> None:
-        train = self.layout.index("train")
+    def _index(self) -> None:
+        """Make the index, unless it is there and all that it was made from is what it was."""
+        train, dataset = self.layout.index("train"), self.dataset
         if dataset is None:
             if not train.exists():
                 raise ArtifactError(f"{train} does not exist: pass a dataset, or make it with clpdd.index_arrays")
             return
-        wanted = {"dataset": dataset.model_dump(mode="json"), "seed": self.seed}
+        seen = look(dataset, made=self.layout.made)
+        settings = dataset.model_dump(mode="json", exclude={"watch"})
+        wanted = {"dataset": settings, "seed": self.seed, "images": seen.summary()}
         note = self.layout.work / "index" / "settings.json"
-        if not (train.exists() and note.exists() and read_json(note) == wanted | self._stamps()):
-            build_index(dataset, self.seed, train.parent)
-            write_json(note, wanted | self._stamps())
+        if train.exists() and note.exists() and read_json(note) == wanted | self._stamps():
+            return
+        for line in news_of_images(self.layout, seen):
+            log.warning("%s: the index and all that follows are made again", line)
+        build_index(dataset, self.seed, train.parent)
+        write_json(note, wanted | self._stamps())
+        remember_images(self.layout, seen)
 
     def _stamps(self) -> dict[str, Any]:
         """Sizes and times of the indexes: another hand may have made them since, ``clpdd.index_arrays`` say."""
@@ -93,6 +108,7 @@ class Workspace:
 
     def cache(self) -> dict[str, Path]:
         """Features of every split: their stores."""
+        self._index()
         stores = {split: self.layout.features(self.encoder.name, split) for split in SPLITS}
         for split, target in stores.items():
             cache_features(self.layout.index(split), self.encoder, self.cache_settings, target, self.run)
@@ -109,7 +125,7 @@ class Workspace:
     ) -> DistilledSet:
         """Distil with one method; the set is also in ``folder/distilled``."""
         self.kernels()
-        return distill(
+        made = distill(
             MethodVariant(method, method, settings or DistillSettings()),
             Project(Settings(), self.layout).training(self.encoder.name),
             self.encoder,
@@ -118,6 +134,23 @@ class Workspace:
             run=self.run,
             watch=Watch(on_progress=on_progress),
         )
+        write_json(self._made_from(method), {"index": Index.open(self.layout.index("train")).digest})
+        return made
+
+    def _made_from(self, method: str) -> Path:
+        """The note of which images a distilled set was made from."""
+        return self.layout.work / "distill" / f"{self.encoder.name}-{method}" / "index.json"
+
+    def _refuse_older(self, methods: Sequence[str]) -> None:
+        """Raise ``ArtifactError`` for a set that was distilled before the images changed."""
+        now = {"index": Index.open(self.layout.index("train")).digest}
+        for method in methods:
+            note = self._made_from(method)
+            if note.exists() and read_json(note) != now:
+                raise ArtifactError(
+                    f"the set of {method} was distilled from other images than are indexed now: distill it again, "
+                    f'work.distill("{method}", settings)'
+                )
 
     def evaluate(self, *methods: str, settings: EvaluateSettings | None = None) -> Results:
         """Judge sets distilled before on the test split.
@@ -125,9 +158,13 @@ class Workspace:
         Returns:
             Mean test top-1 in percent by method and protocol, ``results["clp"]["sgd (bank-100)"]``, with a ``table``
             and a ``plot()``.
+
+        Raises:
+            ArtifactError: a set was distilled before the images changed, or never.
         """
         name = self.encoder.name
         self.cache()
+        self._refuse_older(methods)
         evaluate(
             {(name, method): self.layout.distilled(name, method) for method in methods},
             {name: evaluation_data(self.layout, name, self.encoder)},

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clpdd.storage.files import sha256_tree
 from clpdd.storage.layout import SPLITS
 from flows.errors import ProjectError, StageBusy, StageError, StageInterrupted, StageRefused, StageStarved, stage_error
 from flows.mend import mend
@@ -40,6 +41,7 @@ __all__ = [
     "changed",
     "forget",
     "has_remote",
+    "look",
     "make",
     "probe",
     "push",
@@ -110,6 +112,7 @@ class Stage:
         upstream: names of the stages whose outputs it reads.
         inputs: absolute paths of the files and folders it reads.
         outputs: paths of what it makes.
+        always: whether it runs each time (``always_changed`` in ``dvc.yaml``).
     """
 
     name: str
@@ -118,11 +121,17 @@ class Stage:
     upstream: tuple[str, ...]
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    always: bool = False
 
     @property
     def group(self) -> str:
         """The stage's name in ``dvc.yaml``: what comes before ``@``."""
         return self.name.split("@")[0]
+
+    @property
+    def looks(self) -> bool:
+        """Whether it comes before all others, to see what DVC does not."""
+        return self.always and not self.upstream
 
 
 def read_stages(root: Path) -> dict[str, Stage]:
@@ -160,7 +169,11 @@ def select(stages: dict[str, Stage], targets: Sequence[str], upstream: bool = Tr
 
 
 def changed(root: Path, stages: dict[str, Stage]) -> set[str]:
-    """Names of the stages that are not up to date, or need one of ``stages`` that is not. One DVC command."""
+    """Names of the stages that are not up to date, or need one of ``stages`` that is not. One DVC command.
+
+    Stages that look at what DVC does not see must have run before (``look``): they are not among the names, and what
+    needs them is judged by what they have written.
+    """
     lines: list[str] = []
     with _recording(root):
         code, tail = _dvc(root, ["status", "--json"], lines.append)
@@ -171,9 +184,23 @@ def changed(root: Path, stages: dict[str, Stage]) -> set[str]:
     dirty = set(json.JSONDecoder().raw_decode(text[start:])[0])
     result: set[str] = set()
     for name, stage in stages.items():  # in topological order
+        if stage.looks:
+            continue
         if name in dirty or any(need in result for need in stage.upstream):
             result.add(name)
     return result
+
+
+def look(root: Path, stage: Stage, on_line: Line, grace: float) -> bool:
+    """Run a stage that ``looks``. Returns whether it has written anything new. Raises a ``StageError``."""
+
+    def outputs() -> list[str | None]:
+        paths = [root / out for out in stage.outputs]
+        return [sha256_tree(path) if path.exists() else None for path in paths]
+
+    before = outputs()
+    record(root, stage.name, on_line, grace)
+    return outputs() != before
 
 
 class Probe(enum.Enum):

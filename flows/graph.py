@@ -15,7 +15,7 @@ __all__ = ["describe"]
 def describe() -> list[dict[str, object]]:
     """Every stage item in an order in which each comes after what it needs.
 
-    Each is ``{name, commands, folder, upstream, inputs, outputs}``; matrix items appear one by one, as ``stage@item``.
+    Each is ``{name, commands, folder, upstream, inputs, outputs, always}``; matrix items appear one by one, as ``stage@item``.
     """
     import networkx
     from dvc.repo import Repo
@@ -31,6 +31,7 @@ def describe() -> list[dict[str, object]]:
                 "upstream": sorted(other.addressing for other in graph.successors(stage)),
                 "inputs": sorted({dep.fs_path for dep in stage.deps if dep.is_in_repo or dep.protocol == "local"}),
                 "outputs": sorted(out.def_path for out in stage.outs),
+                "always": bool(stage.always_changed),
             }
             for stage in ordered
         ]

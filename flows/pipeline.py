@@ -90,6 +90,10 @@ def run_stage(
     A stage that may have siblings does its work before DVC records it; one that is ``alone`` needs no such detour.
     """
     say = get_run_logger()
+    if stage.looks:
+        if dvc.look(root, stage, functools.partial(say.info, "%s"), grace):
+            return Completed(data="made")
+        return Completed(name="Cached", message="nothing has changed", data="unchanged")
     found = dvc.Probe.OUTDATED if force else dvc.Probe.UNCHANGED if not dirty else dvc.probe(root, stage.name)
     if found is dvc.Probe.OUTDATED:
         with slot_of(gpu, say):
@@ -149,8 +153,8 @@ def pipeline(
         _refuse(root, push)
         # one run at a time in a workspace: params.yaml and dvc.lock are one for all
         with processes.holding(root / ".dvc" / "tmp" / "flows-run.lock", _waiting, poll=1.0):
-            stages, dirty = _prepare(root, targets, settings, upstream, force and attempt == 1)
-            return _bring_up_to_date(root, stages, dirty, parallel, force, (gpu, gpu_stages), grace, push)
+            stages = _prepare(root, targets, settings, upstream, force and attempt == 1)
+            return _bring_up_to_date(root, stages, parallel, force, (gpu, gpu_stages), grace, push)
     except (dvc.ProjectError, SettingsError) as error:
         return Failed(message=str(error))  # a mistake of the user's: the message without a traceback
 
@@ -166,33 +170,35 @@ def _waiting(holder: str) -> None:
     get_run_logger().info("waiting for the run that has this workspace now (%s)", holder)
 
 
-def _prepare(
-    root: Path, targets: Names, settings: Names, upstream: bool, anew: bool
-) -> tuple[dict[str, dvc.Stage], set[str]]:
-    """Write the overrides; return the stages wanted and the names of those that are not up to date."""
+def _prepare(root: Path, targets: Names, settings: Names, upstream: bool, anew: bool) -> dict[str, dvc.Stage]:
+    """Write the overrides; return the stages wanted."""
     say = get_run_logger()
     if apply_overrides(root, settings):
         say.info("params.yaml now has %s", ", ".join(settings))
     stages = dvc.select(dvc.read_stages(root), targets, upstream)
     if anew:  # a run that was lost and started over keeps what it has done since
         dvc.forget(Layout(root / "data").work, stages.values())
-    dirty = dvc.changed(root, stages)
-    say.info("%d of %d stages are up to date", len(stages) - len(dirty), len(stages))
-    return stages, dirty
+    return stages
 
 
 def _bring_up_to_date(
     root: Path,
     stages: dict[str, dvc.Stage],
-    dirty: set[str],
     parallel: int,
     force: bool,
     gpu: tuple[str | None, Sequence[str]],
     grace: float,
     push: bool,
 ) -> State[Any]:
+    rest = {name: stage for name, stage in stages.items() if not stage.looks}
+    first = {name: stage for name, stage in stages.items() if stage.looks}
     try:
-        ends = _conduct(root, stages, dirty, parallel, force, gpu, grace)
+        # they see what DVC does not: only afterwards DVC can tell what is up to date
+        ends = _conduct(root, first, set(first), parallel, force, (None, ()), grace)
+        if all(state.is_completed() for state in ends.values()):
+            dirty = dvc.changed(root, stages)
+            get_run_logger().info("%d of %d stages are up to date", len(rest) - len(dirty), len(rest))
+            ends |= _conduct(root, rest, dirty, parallel, force, gpu, grace)
     except BaseException:
         processes.stop_all()  # tasks run in threads, which no signal reaches
         raise

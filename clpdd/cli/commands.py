@@ -34,6 +34,7 @@ __all__ = [
     "evaluate",
     "export",
     "index",
+    "inputs",
     "kernels",
     "predict",
     "preset",
@@ -73,6 +74,14 @@ def dry_run(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="clpdd-dry-run-") as folder:
         _, cost = dry_run(settings, Path(folder))
     print(f"expected at that speed: {described(cost)}")
+
+
+def inputs(options: argparse.Namespace) -> None:
+    from ..config.loading import load_settings
+    from ..stages.inputs import run_inputs
+    from ..storage.layout import Layout
+
+    run_inputs(load_settings(options.params), Layout(options.data))
 
 
 def index(options: argparse.Namespace) -> None:

@@ -20,6 +20,7 @@ from ..runtime.preemption import on_signal
 from ..storage.files import explain_os_error
 from . import commands, whole
 from .arguments import DATA, PARAMS, settle, whole_number
+from .clone import refuse_other_code
 
 __all__ = ["build_parser", "main"]
 
@@ -44,6 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     _whole(add)
     _prepare(add)
+    text = "note images, local weights and versions, which DVC does not see, and name what has changed"
+    add("inputs", commands.inputs, text)
     add("index", commands.index, "labelled images to a Parquet index of each split")
     add("cache", commands.cache, "every split through a frozen encoder into Zarr").add_argument(
         "--encoder", required=True, help="name in encoders"
@@ -130,6 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     before = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     try:
+        refuse_other_code(Path.cwd())
         if launched().size > 1:
             if options.command not in _OVER_RANKS:
                 raise SettingsError("runs in one process: start it without torchrun, and with WORLD_SIZE unset")

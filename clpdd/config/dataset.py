@@ -42,6 +42,7 @@ class DatasetSettings(Section):
     bad_images: Literal["error", "skip"] = "error"
     duplicates: Literal["error", "drop", "allow"] = "error"
     store: Literal["auto", "bytes", "paths"] = "auto"
+    watch: Literal["stat", "bytes"] = "stat"
     max_pixels: Positive = 50_000_000
 
     @field_validator("name")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..datasets.build import open_source, write_index
 from ..datasets.listing import BadImages
 from ..datasets.sources.loading import module_of
+from ..datasets.watch import look
 from ..storage.files import remove
 from ..storage.layout import SPLITS
 from ..storage.provenance import code_digest
@@ -32,14 +33,16 @@ def run_index(project: Project) -> None:
         bad = BadImages(settings.dataset.bad_images == "skip")
         source = open_source(settings.dataset, Path("."), bad)
         images = source.digest()
+        if reading := settings.dataset.watch == "bytes":  # sizes and times of the files tell nothing
+            images = look(settings.dataset, Path("."), layout.made).digest() or images
         record = fingerprint(
-            settings=settings.dataset.model_dump(mode="json"),
+            settings=settings.dataset.model_dump(mode="json", exclude={"watch"}),  # which decides no byte
             seed=settings.seed,
             images=images,
             code=code_digest("clpdd.stages.index", module_of(settings.dataset.name)),
         )
         with run.folder("index", "splits", record) as work:
-            partial = layout.work / "index" / "partial"
+            partial = (work.path if reading else layout.work / "index") / "partial"
 
             def make() -> None:
                 write_index(source, settings.dataset, settings.seed, work.out, bad, partial)

@@ -17,6 +17,32 @@ class Layout:
 
     root: Path
 
+    @property
+    def dataset_inputs(self) -> Path:
+        """What was seen of the images that the index is made from."""
+        return self.root / "inputs" / "dataset.json"
+
+    def encoder_inputs(self, encoder: str) -> Path:
+        """What was seen of an encoder's local weights, and versions that decide its features."""
+        return self.root / "inputs" / "encoders" / f"{encoder}.json"
+
+    @property
+    def made(self) -> list[Path]:
+        """Every folder that the pipeline writes in."""
+        names = (
+            "inputs",
+            "index",
+            "features",
+            "kernels",
+            "distilled",
+            "results",
+            "benchmark",
+            "work",
+            "clocks",
+            "live",
+        )
+        return [self.root / name for name in names]
+
     def index(self, split: str) -> Path:
         """Parquet index of a split."""
         return self.root / "index" / f"{split}.parquet"

@@ -108,14 +108,22 @@ def command(*arguments: str, root: Path, check: bool = True) -> subprocess.Compl
 
 
 def make_toy(
-    root: Path, index: float = 0.2, cache: float = 0.5, distill: float = 0.5, methods: str = "clp, random"
+    root: Path,
+    index: float = 0.2,
+    cache: float = 0.5,
+    distill: float = 0.5,
+    methods: str = "clp, random",
+    looks: bool = False,
 ) -> Toy:
-    """A toy project in ``root``; the numbers are seconds of work."""
+    """A toy project in ``root``; the numbers are seconds of work.
+
+    ``looks``: a stage ``inputs`` that always runs comes first, and notes what is in ``outside.txt``.
+    """
     root.mkdir(parents=True)
     shutil.copy(HERE / "toy.py", root)
     (root / "params.yaml").write_text(f"seed: 0  # of everything\nencoders: [a, b]\nmethods: [{methods}]\n")
     e, m = "${item.encoder}", "${item.method}"
-    stages = {
+    stages: dict[str, dict[str, Any]] = {
         "index": {
             "cmd": f"python toy.py index {index} data/index.txt",
             "deps": ["toy.py"],
@@ -143,6 +151,11 @@ def make_toy(
             "outs": ["data/report.txt"],
         },
     }
+    if looks:
+        (root / "outside.txt").write_text("as it was")
+        always = {"always_changed": True, "cmd": "python toy.py inputs 0 data/inputs.txt outside.txt"}
+        stages["index"] |= {"cmd": f"{stages['index']['cmd']} data/inputs.txt", "deps": ["toy.py", "data/inputs.txt"]}
+        stages = {"inputs": always | {"outs": ["data/inputs.txt"]}, **stages}
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}, width=1000))
     subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
     command("init", "--quiet", root=root)

@@ -14,7 +14,7 @@ import pytest
 from flows import dvc_commands as dvc
 from flows import processes
 
-from .conftest import Toy, command, gone, until
+from .conftest import Toy, command, gone, make_toy, until
 
 HERE = Path(__file__).parent
 
@@ -146,6 +146,22 @@ def test_unchanged_restorable_and_outdated_are_told_apart(toy: Toy) -> None:
     (toy.root / "data" / "index.txt").unlink()
     assert dvc.probe(toy.root, "index") is dvc.Probe.RESTORABLE
     assert dvc.changed(toy.root, stages) == set(stages)
+
+
+def test_a_stage_that_looks_always_runs_and_dirties_nothing_by_itself(tmp_path: Path) -> None:
+    toy = make_toy(tmp_path / "toy", looks=True)
+    stages = dvc.read_stages(toy.root)
+    assert [name for name, stage in stages.items() if stage.looks] == ["inputs"]
+    assert next(iter(stages)) == "inputs"
+    assert dvc.look(toy.root, stages["inputs"], quiet, 5)
+    dvc.record(toy.root, "index", quiet, 5)
+    everything = set(stages) - {"inputs"}
+    assert not dvc.look(toy.root, stages["inputs"], quiet, 5)
+    assert dvc.changed(toy.root, stages) == everything - {"index"}
+    (toy.root / "outside.txt").write_text("as it is")
+    assert dvc.look(toy.root, stages["inputs"], quiet, 5)
+    assert dvc.changed(toy.root, stages) == everything
+    assert dvc.changed(toy.root, dvc.select(stages, ["index"], upstream=False)) == {"index"}
 
 
 def test_a_record_tells_the_stages_own_code(toy: Toy) -> None:

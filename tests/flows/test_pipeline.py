@@ -243,7 +243,7 @@ def test_a_gpu_is_a_limit_that_is_kept(served: Served, tmp_path: Path) -> None:
 
 
 def test_without_a_server_the_result_is_the_same(tmp_path: Path) -> None:
-    toy = make_toy(tmp_path / "toy")
+    toy = make_toy(tmp_path / "toy", looks=True)
     environment = os.environ | {"PREFECT_HOME": str(tmp_path / "home")}
     environment.pop("PREFECT_API_URL", None)
     done = subprocess.run(
@@ -256,8 +256,8 @@ def test_without_a_server_the_result_is_the_same(tmp_path: Path) -> None:
         timeout=240,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Completed: 3 stages made, 0 up to date" in done.stderr
-    assert toy.lock() == plain(tmp_path, "cache")
+    assert "Completed: 4 stages made, 0 up to date" in done.stderr
+    assert toy.lock() == plain(tmp_path, "cache", looks=True)
 
 
 def test_two_processes_of_dask_give_the_same(served: Served, tmp_path: Path) -> None:
@@ -316,7 +316,7 @@ def test_sigkill_of_worker_and_flow_is_finished_by_the_next_worker(
 def test_a_run_equals_dvc_repro_and_the_next_one_is_cached(
     client: SyncPrefectClient, heir: object, tmp_path: Path
 ) -> None:
-    toy = make_toy(tmp_path / "toy", methods="clp")
+    toy = make_toy(tmp_path / "toy", methods="clp", looks=True)
     other = make_toy(tmp_path / "other")
     toy.hold("index")
     toy.meet("cache@a", "cache@b")
@@ -330,8 +330,8 @@ def test_a_run_equals_dvc_repro_and_the_next_one_is_cached(
     assert done.state is not None
     assert done.state.name == "Completed", done.state.message
     assert toy.side_by_side("cache@a", "cache@b")
-    assert toy.lock() == plain(tmp_path, methods="clp")
-    assert {task.state_name for task in tasks(client, done, 6).values()} == {"Completed"}
+    assert toy.lock() == plain(tmp_path, methods="clp", looks=True)
+    assert {task.state_name for task in tasks(client, done, 7).values()} == {"Completed"}
     until(lambda: "distill@b-clp: step 10 of 10" in lines(client, run), 60, "the line of the last step")
     of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run]))
     keys = {artifact.key for artifact in client.read_artifacts(artifact_filter=of_run)}
@@ -340,8 +340,12 @@ def test_a_run_equals_dvc_repro_and_the_next_one_is_cached(
     assert ended(client, second).state.name == "Completed"  # type: ignore[union-attr]
     before = {name: toy.steps(name) for name in toy.lock()}
     again = ended(client, trigger(client, toy))
-    assert {task.state_name for task in tasks(client, again, 6).values()} == {"Cached"}
+    assert {task.state_name for task in tasks(client, again, 7).values()} == {"Cached"}
+    assert again.state.message == "0 stages made, 7 up to date"  # type: ignore[union-attr]
     assert {name: toy.steps(name) for name in toy.lock()} == before
+    (toy.root / "outside.txt").write_text("as it is")  # what DVC does not see by itself
+    changed = ended(client, trigger(client, toy, targets=["cache"]))
+    assert changed.state.message == "4 stages made, 0 up to date"  # type: ignore[union-attr]
 
 
 def test_a_trigger_during_a_nightly_evaluation_is_dropped(

@@ -14,7 +14,7 @@ from ..decode import Undecodable
 from ..listing import Labels, Listing, read_file
 from .parquet_columns import READ_ERRORS, File, damaged
 
-__all__ = ["ParquetRows"]
+__all__ = ["ParquetRows", "names_files"]
 
 
 class ParquetRows(Listing):
@@ -39,7 +39,7 @@ class ParquetRows(Listing):
         return f"{self.where(row)}\0{status.st_size}\0{status.st_mtime_ns}"
 
     def digest(self) -> str | None:
-        if any(_refers(file, self._column) for file in self._files):
+        if any(names_files(file.path, self._column) for file in self._files):
             return None
         marks = hashlib.sha256(self.labels.tobytes())
         for file in self._files:
@@ -85,19 +85,22 @@ class ParquetRows(Listing):
             raise damaged(path, ValueError(f"row group {number} holds {offset} images instead of those promised"))
 
 
-def _refers(file: File, column: str) -> bool:
-    """Whether cells may name files beside the Parquet file: there are null bytes, or its statistics do not say."""
+def names_files(path: Path, column: str) -> bool:
+    """Whether cells may name files beside the Parquet file: bytes are null or missing, or its statistics do not say."""
     try:
-        with pq.ParquetFile(file.path) as opened:
+        with pq.ParquetFile(path) as opened:
             metadata = opened.metadata
-            places = [k for k in range(metadata.num_columns) if metadata.schema.column(k).path == f"{column}.bytes"]
+            columns = [metadata.schema.column(k).path for k in range(metadata.num_columns)]
+            places = [k for k, name in enumerate(columns) if name == f"{column}.bytes"]
+            if not places and f"{column}.path" in columns:
+                return True
             for place in places:
                 for group in range(metadata.num_row_groups):
                     statistics = metadata.row_group(group).column(place).statistics
                     if statistics is None or not statistics.has_null_count or statistics.null_count:
                         return True
     except READ_ERRORS as error:
-        raise damaged(file.path, error) from error
+        raise damaged(path, error) from error
     return False
 
 
