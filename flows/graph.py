@@ -15,7 +15,8 @@ __all__ = ["describe"]
 def describe() -> list[dict[str, object]]:
     """Every stage item in an order in which each comes after what it needs.
 
-    Each is ``{name, commands, folder, upstream, inputs, outputs, always}``; matrix items appear one by one, as ``stage@item``.
+    Each is ``{name, commands, folder, upstream, inputs, outputs, always}``; matrix items appear one by one, as
+    ``stage@item``.
     """
     import networkx
     from dvc.repo import Repo

@@ -20,7 +20,7 @@ from ..config.settings import Settings
 from ..datasets.watch import Seen, differences, look
 from ..errors import ArtifactError
 from ..storage.digests import RememberedDigests
-from ..storage.files import canonical_json, read_json, remove, write_bytes, write_json
+from ..storage.files import canonical_json, read_json, remove, remove_leftovers, write_bytes, write_json
 from ..storage.layout import Layout
 from ..storage.work import exclusive
 
@@ -154,6 +154,7 @@ def _write(layout: Layout, dataset: Mapping[str, Any], encoders: Mapping[str, An
     wanted: dict[Path, Mapping[str, Any]] = {layout.dataset_inputs: dataset}
     wanted |= {layout.encoder_inputs(name): found for name, found in encoders.items()}
     folder = layout.dataset_inputs.parent
+    remove_leftovers(folder)
     for stray in [path for path in folder.rglob("*.json") if path not in wanted]:
         remove(stray)  # of an encoder that is no longer among the settings
     for path, record in wanted.items():

@@ -69,6 +69,8 @@ class Moment:
 
 
 MOMENTS = [
+    Moment("inputs", "start-up", _always, (0.0, 0.8)),
+    Moment("inputs", "writing", _count("inputs/**/*"), (0.0, 0.01)),
     Moment("index", "start-up", _always, (0.0, 1.2)),
     Moment("index", "writing", _count(".clpdd-tmp-*-index/*.parquet"), (0.0, 0.3)),
     Moment("index", "publishing", _count("index/*.parquet"), (0.0, 0.01)),

@@ -17,7 +17,7 @@ import yaml
 
 __all__ = ["CHECKPOINT_STEPS", "STAGES", "Project"]
 
-STAGES = ("index", "cache", "kernels", "distill clp", "distill real", "evaluate", "report", "between")
+STAGES = ("inputs", "index", "cache", "kernels", "distill clp", "distill real", "evaluate", "report", "between")
 """What a kill can hit; "distill real" are the methods that choose real images, "between" is DVC itself."""
 
 CHECKPOINT_STEPS = 5
