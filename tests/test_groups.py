@@ -37,7 +37,7 @@ def settings(root: Path) -> Settings:
         {
             "dataset": {"name": "waterbirds", "root": str(root)},
             "methods": METHODS,
-            "cache": {"workers": 0},
+            "runtime": {"workers": 0},
             "evaluate": {"seeds": 2, "views": 4, "epochs": 10},
         }
     )

@@ -237,7 +237,7 @@ def test_neighbours_are_near_in_the_mean_of_the_members_cosines(
     joint = JointEncoder("both", members, {"one": 1.0, "two": 1.0})
     made = context(world, layout, joint, tmp_path)
     source = DistilledSet((images() * 255).byte(), made.labels, made.index.class_names, {})
-    found = Neighbor()(replace(made, made_by=lambda _: source)).info["sources"]
+    found = Neighbor()(replace(made, source=source)).info["sources"]
     similarity = torch.zeros(len(source), len(made.index))
     for name, encoder in members.items():
         real = FeatureStore.open(layout.features(name, "train")).features()

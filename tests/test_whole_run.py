@@ -43,7 +43,8 @@ def test_dvc_runs_the_same_stages_in_the_same_order_for_the_same_items() -> None
 
 def test_every_encoder_and_method_has_its_steps() -> None:
     settings = parse_settings({"encoders": ["resnet10t", "resnet18"], "methods": ["clp", "full"]})
-    assert [str(step) for step in steps(settings)][:7] == [
+    assert [str(step) for step in steps(settings)][:8] == [
+        "inputs",
         "index",
         "cache (resnet10t)",
         "cache (resnet18)",
@@ -66,7 +67,7 @@ def test_photos_become_a_table_and_a_report_in_one_command_and_stages_by_hand_ma
     assert main(["results"]) == 0  # finds the settings that the run has left
     assert capsys.readouterr().out == shown
     by_hand = ["--params", "data/params.yaml", "--data", "other"]
-    for step in steps(load_settings("data/params.yaml"))[:4]:
+    for step in steps(load_settings("data/params.yaml"))[:5]:
         assert main([*by_hand, *step.command]) == 0
     assert main(["run", "--params", "data/params.yaml", "--out", "other"]) == 0  # goes on from there
     for name in ("distilled", "results/results.parquet", "results/report.json"):

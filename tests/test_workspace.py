@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,7 @@ def test_an_index_is_found_again_and_made_again_when_another_hand_replaced_it(tm
 def test_a_folder_that_changed_before_a_cell_is_run_again_is_noticed(
     tmp_path: Path, encoder: Encoder, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING, logger="clpdd")  # the command, in other tests, lowers it
     for number in range(24):
         path = tmp_path / "photos" / "ab"[number % 2] / f"{number:02d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

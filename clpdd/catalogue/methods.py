@@ -21,7 +21,7 @@ class MethodEntry:
         optimises: whether it optimises images; others choose real ones.
         passes: encoder passes that one augmented view costs in a step, forward and backward counted apart.
         unused: fields of ``DistillSettings`` that do not decide its result: changing them does not run it again.
-        source: field of ``DistillSettings`` that names another method, from whose set it starts; empty: from none.
+        source: field of ``DistillSettings`` that names another method, whose set it is given; empty: none.
         start: ``centroid`` where it always begins with central images, which ``kernels.nearest`` must then hold.
     """
 

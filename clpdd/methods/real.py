@@ -56,9 +56,9 @@ class Neighbor:
     name = "neighbor"
 
     def __call__(self, context: Context) -> DistilledSet:
-        if context.made_by is None:
-            raise ValueError("the context cannot make the set whose neighbours are asked for: give it made_by")
-        made = context.made_by(context.settings.neighbor_of)
+        if context.source is None:
+            raise ValueError("the context lacks the set whose neighbours are asked for: give it a source")
+        made = context.source
         encoder, train = context.encoder, context.train
         Z = encode(encoder, made.images, context.settings.encoder_batch or _ENCODED, context.settings.precision).cpu()
         Z, real = (directions(features, encoder.parts) for features in (Z, train.features()))

@@ -79,7 +79,7 @@ class Context:
     record: dict[str, Any] = field(default_factory=dict)  # goes into the artifact
     watch: Watch = SILENT
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
-    made_by: Callable[[str], DistilledSet] | None = None  # another method's set of the same inputs, by its name
+    source: DistilledSet | None = None  # the set of the method that the entry's ``source`` names
     ranks: Ranks = ALONE  # this process among those that optimise together
 
     @property

@@ -118,6 +118,8 @@ def distill(
             )
 
         def make() -> None:
+            # by all ranks, though a method that optimises nothing is left to rank 0: ranks make the source together
+            source = made_by(getattr(settings, entry.source)) if entry.source else None
             context = Context(
                 settings=settings,
                 seed=seed,
@@ -130,7 +132,7 @@ def distill(
                 record=info,
                 watch=watch,
                 runtime=run.runtime,
-                made_by=made_by,
+                source=source,
                 ranks=ranks if entry.optimises else ALONE,
             )
             if entry.optimises or ranks.is_main:

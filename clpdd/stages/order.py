@@ -15,6 +15,7 @@ from .cache import run_cache
 from .distill import run_distill
 from .evaluate import run_evaluate
 from .index import run_index
+from .inputs import run_inputs
 from .kernels import run_kernels
 from .project import Project
 from .report import run_report
@@ -37,7 +38,12 @@ class Stage:
     over: tuple[str, ...] = ()
 
 
+def _inputs(project: Project) -> None:
+    run_inputs(project.settings, project.layout)
+
+
 STAGES: Mapping[str, Stage] = {
+    "inputs": Stage(_inputs),
     "index": Stage(run_index),
     "cache": Stage(run_cache, ("encoders",)),
     "kernels": Stage(run_kernels, ("encoders",)),
