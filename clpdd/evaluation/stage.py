@@ -204,7 +204,7 @@ def _work_through(jobs: list[_Job], root: Path, wait: float) -> list[Result]:
 
 
 def _read_clocks(jobs: list[_Job], root: Path) -> dict[str, Any]:
-    """The sidecar: a row for each piece; a piece that several sets share counts once in the sum."""
+    """The sidecar: a row for each piece. In the sum, pieces and encoding that several of them share count once."""
     rows, seconds = [], {}
     for job in jobs:
         file = job.room(root, 0).path / _CLOCKS
@@ -213,7 +213,9 @@ def _read_clocks(jobs: list[_Job], root: Path) -> dict[str, Any]:
             if str(variant) in record:
                 names = {"distil_encoder": job.distil, "method": job.method, "eval_encoder": job.target}
                 rows.append(names | {"protocol": variant.protocol, "views": variant.views} | record[str(variant)])
-                seconds[file, variant] = record[str(variant)]["seconds"]
+                seconds[file, variant] = record[str(variant)]["seconds"] - record[str(variant)].get(
+                    "shared_seconds", 0.0
+                )
     return {
         "stage": "evaluate",
         "item": "",
