@@ -304,8 +304,8 @@ def card(data: DistilledSet) -> str:
     several = len(data.draw_numbers) > 1
     if several:
         lines += [
-            f"These are {len(data.draw_numbers)} independent draws of {len(data.draws[0])} images each, told apart by the "
-            "column `draw` and the folders `images/draw-N`: train on one of them, never on all together.",
+            f"These are {len(data.draw_numbers)} independent draws of {len(data.draws[0])} images each, told apart by "
+            "the column `draw` and the folders `images/draw-N`: train on one of them, never on all together.",
             "",
         ]
     elif info.get("draws", 1) > 1:
