@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from .config import Settings, load_settings, parse_settings
 from .config.editing import edited
+from .config.reading import read_yaml
 from .errors import SettingsError
 from .files import write_bytes
 
@@ -47,7 +46,7 @@ def preset(name: str, folder: Path | str = "presets") -> dict[str, Any]:
             f"the encoders {', '.join(encoders)}"
         )
     halves = [folder / "datasets" / f"{dataset}.yaml", folder / "encoders" / f"{encoder}.yaml"]
-    one, other = (yaml.safe_load(path.read_text(encoding="utf-8")) for path in halves)
+    one, other = (read_yaml(path.read_text(encoding="utf-8")) for path in halves)
     return merged(one, other)
 
 
@@ -75,8 +74,8 @@ def apply_preset(name: str, params: Path, folder: Path | str = "presets", root: 
         changes = merged(changes, {"dataset": {"root": root}})
     before = params.read_text(encoding="utf-8")
     after = edited(before, changes, _WHOLE)
-    values = yaml.safe_load(after)
-    if values != merged(yaml.safe_load(before) or {}, changes):
+    values = read_yaml(after)
+    if values != merged(read_yaml(before) or {}, changes):
         raise SettingsError(f"{params} cannot be edited without changing more than {name} asks for: write it plainly")
     settings = parse_settings(values, source=f"{params} with the preset {name}")
     write_bytes(params, after.encode())

@@ -151,3 +151,100 @@ def test_every_built_in_variant_is_of_a_known_method() -> None:
     assert set(OPTIMISING) <= set(NAMES)
     for name in BUILT_IN:
         assert resolve(name, Settings().distill)[0] in METHODS
+
+
+WORDS = ["no", "yes", "on", "off", "y", "n", "1:30", "2024-01-01", "1_5:2", "=", "<", "nul"]
+
+
+def test_words_that_yaml_1_1_takes_for_something_else_are_text_with_quotes_and_without(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    plain = ", ".join(WORDS)
+    quoted = ", ".join(f'"{word}"' for word in WORDS)
+    for names in (plain, quoted):
+        path.write_text(
+            f"dataset: {{class_names: [{names}]}}\ndistill: {{images_per_class: {{default: 1, no: 5, 1:30: 2}}}}\n"
+        )
+        settings = load_settings(path)
+        assert settings.dataset.class_names == WORDS
+        assert settings.distill.images_per_class == {"default": 1, "no": 5, "1:30": 2}
+
+
+def test_settings_survive_being_written_anew_as_dvc_does(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(
+        'dataset: {class_names: ["no", "yes", "1:30", "7", "null"]}\n'
+        'distill: {images_per_class: {default: 1, "no": 5, "7": 2}}\n'
+    )
+    before = load_settings(path)
+    modify_params = pytest.importorskip("dvc.utils.serialize").modify_yaml
+    with modify_params(path) as values:
+        values["seed"] = 3
+    assert '"no"' not in path.read_text()  # the quotes are gone
+    after = load_settings(path)
+    assert after == before.model_copy(update={"seed": 3})
+    assert after.dataset.class_names == ["no", "yes", "1:30", "7", "null"]
+    assert after.distill.images_per_class == {"default": 1, "no": 5, "7": 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "told", "mended"),
+    [
+        (
+            "distill: {images_per_class: {default: 1, 10: 3}}",
+            'images_per_class.10: must be text, but 10 is a number: put it in quotes, "10"',
+            '"10"',
+        ),
+        (
+            "distill: {images_per_class: {default: 1, 010: 3}}",
+            'must be text, but 010 is a number: put it in quotes, "010"',
+            '"010"',
+        ),
+        (
+            "distill: {images_per_class: {default: 1, 1e3: 3}}",
+            'must be text, but 1e3 is a number: put it in quotes, "1e3"',
+            '"1e3"',
+        ),
+        (
+            "distill: {images_per_class: {default: 1, true: 3}}",
+            'must be text, but true is a truth value: put it in quotes, "true"',
+            '"true"',
+        ),
+        (
+            "dataset: {class_names: [2, 0x10, two]}",
+            'class_names.1: must be text, but 0x10 is a number: put it in quotes, "0x10"',
+            '"0x10"',
+        ),
+        (
+            "dataset: {class_names: [null, a]}",
+            'class_names.0: must be text, but null is nothing: put it in quotes, "null"',
+            '"null"',
+        ),
+        (
+            "dataset: {title: 2024}",
+            'dataset.title: must be text, but 2024 is a number: put it in quotes, "2024"',
+            '"2024"',
+        ),
+        (
+            "distill: {augment: {crop: yes}}",
+            "crop: must be true or false, and yes is text in YAML 1.2: write true",
+            "true",
+        ),
+        (
+            "distill: {decorrelate: off}",
+            "decorrelate: must be true or false, and off is text in YAML 1.2: write false",
+            "false",
+        ),
+    ],
+)
+def test_a_word_that_needs_quotes_is_shown_as_it_is_written_and_the_remedy_works(
+    tmp_path: Path, text: str, told: str, mended: str
+) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text + "\n")
+    with pytest.raises(SettingsError) as refused:
+        load_settings(path)
+    assert told in str(refused.value)
+    word = mended.strip('"') if '"' in mended else {"true": "yes", "false": "off"}[mended]
+    text = text.replace("[2,", '["2",')  # the first of two
+    path.write_text(text.replace(f"{word}:", f"{mended}:") if f"{word}:" in text else text.replace(word, mended))
+    load_settings(path)
