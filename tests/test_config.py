@@ -7,7 +7,18 @@ from typing import Any
 
 import pytest
 
-from clpdd.config import BUILT_IN, Settings, load_settings, parse_settings, resolve
+from clpdd.config import (
+    BUILT_IN,
+    AugmentSettings,
+    CacheSettings,
+    DatasetSettings,
+    DistillSettings,
+    EvaluateSettings,
+    Settings,
+    load_settings,
+    parse_settings,
+    resolve,
+)
 from clpdd.config.variants import METHODS as NAMES
 from clpdd.config.variants import OPTIMISING
 from clpdd.errors import SettingsError
@@ -248,3 +259,35 @@ def test_a_word_that_needs_quotes_is_shown_as_it_is_written_and_the_remedy_works
     text = text.replace("[2,", '["2",')  # the first of two
     path.write_text(text.replace(f"{word}:", f"{mended}:") if f"{word}:" in text else text.replace(word, mended))
     load_settings(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "values", "told"),
+    [
+        (DistillSettings, {"stepz": 1}, "stepz: unknown key; did you mean steps?"),
+        (DistillSettings, {"steps": 0}, "steps: input should be greater than or equal to 1 (got 0)"),
+        (EvaluateSettings, {"augment": {"flipp": 0.5}}, "augment.flipp: unknown key; did you mean flip?"),
+        (AugmentSettings, {"crop_area": [0.9, 0.1]}, "crop_area is [0.9, 0.1], but the first number must not exceed"),
+        (DatasetSettings, {"name": "digts"}, "name: unknown dataset 'digts'; did you mean digits?"),
+        (DatasetSettings, {"name": "folder", "train": 3}, "train: input should be a valid string (got 3)"),
+        (DatasetSettings, {"name": "folder", "train": ["a", 3]}, "train.1: input should be a valid string (got 3)"),
+        (CacheSettings, {"dtype": "float8"}, "dtype: input should be 'float16' or 'float32' (got 'float8')"),
+        (Settings, {"methods": ["cpl"]}, "methods: unknown method 'cpl'; did you mean clp?"),
+    ],
+)
+def test_wrong_settings_from_python_are_refused_in_the_words_of_the_file(make: Any, values: Any, told: str) -> None:
+    for how in (make, lambda **given: make.model_validate(given)):
+        with pytest.raises(SettingsError) as refused:
+            how(**values)
+        assert str(refused.value).startswith(f"{make.__name__} has settings that cannot be used:\n  {told}")
+        assert "pydantic" not in str(refused.value)
+    section = {
+        DistillSettings: "distill",
+        EvaluateSettings: "evaluate",
+        DatasetSettings: "dataset",
+        CacheSettings: "cache",
+    }
+    if make in section:
+        with pytest.raises(SettingsError) as refused:
+            parse_settings({section[make]: values})
+        assert f"  {section[make]}.{told}" in str(refused.value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from ..errors import SettingsError
 from .catalogue import PLACED_BY_SPLIT, entry
@@ -13,7 +13,11 @@ from .known import KNOWN_ENCODERS, Features
 
 __all__ = ["DatasetSettings", "EncoderOptions", "SplitLimits"]
 
-Paths = str | list[str] | None
+# The tags in brackets keep problems of the one form free of the other's: the explanation leaves them out.
+Paths = Annotated[
+    Annotated[str, Tag("[one]")] | Annotated[list[str], Tag("[several]")],
+    Discriminator(lambda value: "[several]" if isinstance(value, list) else "[one]"),
+]
 
 
 class SplitLimits(Section):
@@ -31,9 +35,9 @@ class DatasetSettings(Section):
     title: Annotated[str, Field(min_length=1, max_length=80)] | None = None
     root: str | None = None
     download: bool = False
-    train: Paths = None
-    validation: Paths = None
-    test: Paths = None
+    train: Paths | None = None
+    validation: Paths | None = None
+    test: Paths | None = None
     image_column: str = "image"
     label_column: str = "label"
     group_column: str | None = None
