@@ -46,6 +46,7 @@ class DatasetSettings(Section):
     test_fraction: OpenShare = 0.2
     max_per_class: SplitLimits = SplitLimits()
     bad_images: Literal["error", "skip"] = "error"
+    empty_classes: Literal["error", "drop"] = "error"
     duplicates: Literal["error", "drop", "allow"] = "error"
     store: Literal["auto", "bytes", "paths"] = "auto"
     max_pixels: Positive = 50_000_000

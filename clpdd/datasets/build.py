@@ -129,7 +129,7 @@ def index_arrays(
 def _write(
     source: Source, settings: DatasetSettings, seed: int, out: Path, bad: BadImages, partial: Path | None = None
 ) -> dict[str, Path]:
-    _check_classes(source)
+    source = _check_classes(source, settings)
     parts = _choose(source, settings, seed)
     duplicates = Duplicates(settings.duplicates)
     counts: dict[str, dict[str, int]] = {}
@@ -196,10 +196,29 @@ def _refuse_single_class(names: list[str]) -> None:
         raise DataError(f"the dataset has {told}: a probe needs at least two")
 
 
-def _check_classes(source: Source) -> None:
+def _check_classes(source: Source, settings: DatasetSettings) -> Source:
+    """The source, without the classes that no image has where the settings say so."""
+    if settings.empty_classes == "drop":
+        source = _without_empty_classes(source)
     _refuse_single_class(source.class_names)
     present = np.bincount(source.listings["train"].labels, minlength=len(source.class_names))
     _refuse_empty_classes(present, source.class_names, "among the training images")
+    return source
+
+
+def _without_empty_classes(source: Source) -> Source:
+    every = np.concatenate([listing.labels for listing in source.listings.values()])
+    counts = np.bincount(every, minlength=len(source.class_names))
+    kept = np.flatnonzero(counts)
+    if len(kept) == len(source.class_names):
+        return source
+    gone = [name for label, name in enumerate(source.class_names) if not counts[label]]
+    log.warning("classes without any image, left out: %d, e.g. %s", len(gone), gone[0])
+    number = np.full(len(source.class_names), -1, np.int64)
+    number[kept] = np.arange(len(kept))
+    for listing in source.listings.values():
+        listing.labels = number[listing.labels]
+    return Source(source.name, [source.class_names[label] for label in kept], source.listings)
 
 
 def _refuse_empty_classes(counts: NDArray[np.int64], names: list[str], where: str) -> None:
@@ -208,8 +227,8 @@ def _refuse_empty_classes(counts: NDArray[np.int64], names: list[str], where: st
         told = ", ".join(f"{names[label]!r} (label {label})" for label in empty[:5])
         raise DataError(
             f"{len(empty)} of {len(names)} classes have no image {where}: {told}"
-            f"{', ...' if len(empty) > 5 else ''}. Add images, or remove the class and renumber the labels "
-            f"without a gap"
+            f"{', ...' if len(empty) > 5 else ''}. Add images, or leave out classes that no image of "
+            f"any split has: dataset.empty_classes: drop"
         )
 
 

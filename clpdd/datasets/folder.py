@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..config import DatasetSettings
 from ..errors import DataError
+from .classes import ordered_names
 from .decode import Undecodable
 from .listing import BadImages, File, Files, Listing, Source, check_class_names, max_file_bytes, nearest, printable
 
@@ -39,8 +40,8 @@ def list_roots(roots: dict[str, list[Path]], settings: DatasetSettings, bad: Bad
     """``list_folder`` of roots that exist: split -> its roots."""
     found = {split: scan(paths, split, bad) for split, paths in roots.items()}
     folders = sorted(found["train"])
-    _refuse_empty(found, roots)
-    names, label_of = _names(folders, settings.class_names)
+    _refuse_empty(found, roots, settings)
+    names, label_of = ordered_names(folders, settings.class_names, "image folder")
     max_bytes = max_file_bytes(settings.max_pixels)
     listings: dict[str, Listing] = {}
     for split, classes in found.items():
@@ -83,13 +84,18 @@ def _refuse_nested(roots: dict[str, list[Path]]) -> None:
                 )
 
 
-def _refuse_empty(found: dict[str, dict[str, list[File]]], roots: dict[str, list[Path]]) -> None:
+def _refuse_empty(
+    found: dict[str, dict[str, list[File]]], roots: dict[str, list[Path]], settings: DatasetSettings
+) -> None:
     root = roots["train"][0]
     if not found["train"]:
         raise DataError(f"dataset.train: {root} holds no class folder: it must look like {root}/CLASS/image.png")
     empty = [name for name, images in found["train"].items() if not images]
-    if empty:
-        raise DataError(f"dataset.train: the class folder {empty[0]!r} in {root} holds no image: fill or remove it")
+    if empty and settings.empty_classes == "error":
+        raise DataError(
+            f"dataset.train: the class folder {empty[0]!r} in {root} holds no image: fill or remove it, or set "
+            f"dataset.empty_classes: drop"
+        )
 
 
 def scan(roots: list[Path], split: str, bad: BadImages, only: Collection[str] | None = None) -> dict[str, list[File]]:
@@ -197,20 +203,3 @@ def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
 
 def _looks_like_image(name: str) -> bool:
     return name.lower().endswith((".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif"))
-
-
-def _names(folders: list[str], wanted: list[str] | None) -> tuple[list[str], dict[str, int]]:
-    """Class names in the order of their labels, and the label of each folder."""
-    if wanted is None:
-        return folders, {name: label for label, name in enumerate(folders)}
-    wanted = check_class_names(wanted, "dataset.class_names")
-    if set(wanted) == set(folders):
-        return wanted, {name: label for label, name in enumerate(wanted)}
-    if len(wanted) != len(folders) or set(wanted) & set(folders):
-        lacking = [name for name in folders if name not in wanted]
-        raise DataError(
-            f"dataset.class_names has {len(wanted)} names and the image folder {len(folders)} classes, and "
-            f"{lacking[0] if lacking else wanted[-1]!r} is only in one of them: list the folders' names in the order "
-            f"wanted, or as many new names as there are folders, in the folders' sorted order"
-        )
-    return wanted, {name: label for label, name in enumerate(folders)}
