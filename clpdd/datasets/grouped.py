@@ -7,13 +7,13 @@ from pathlib import Path
 from ..config import DatasetSettings, entry
 from ..errors import DataError
 from .listing import BadImages, Listing, Source
-from .places import listed, names_of, read_table, root_of, unlike
+from .places import listed, names_of, read_table, root_of, unlike, whole
 
 __all__ = ["list_spawrious", "list_waterbirds"]
 
 _BIRDS, _PLACES = ("landbird", "waterbird"), ("land", "water")
 _WATERBIRDS = ("waterbird_complete95_forest2water2", "waterbirds_v1.0")
-_SPLIT = {"0": "train", "1": "validation", "2": "test"}
+_SPLIT = {0: "train", 1: "validation", 2: "test"}
 
 _DOGS = ("bulldog", "corgi", "dachshund", "labrador")
 _ORDER = ("bulldog", "dachshund", "labrador", "corgi")  # in which the benchmarks list their places
@@ -40,11 +40,12 @@ def list_waterbirds(settings: DatasetSettings, base: Path, bad: BadImages) -> So
     groups: dict[str, list[str]] = {split: [] for split in _SPLIT.values()}
     table = home / "metadata.csv"
     for number, row in enumerate(read_table(table, ["img_filename", "y", "place", "split"]), start=2):
-        if row["y"] not in ("0", "1") or row["place"] not in ("0", "1") or row["split"] not in _SPLIT:
+        bird, place, part = (whole(row[name]) for name in ("y", "place", "split"))
+        if bird not in (0, 1) or place not in (0, 1) or part not in _SPLIT:
             raise DataError(f"{table}, line {number}: y and place must be 0 or 1, split 0, 1 or 2")
-        split, bird = _SPLIT[row["split"]], int(row["y"])
+        split = _SPLIT[part]
         rows[split].append((row["img_filename"], bird))
-        groups[split].append(f"{_BIRDS[bird]} on {_PLACES[int(row['place'])]}")
+        groups[split].append(f"{_BIRDS[bird]} on {_PLACES[place]}")
     listings: dict[str, Listing] = {s: listed(home, rows[s], settings, groups[s]) for s in rows if rows[s]}
     if "train" not in listings or "test" not in listings:
         raise DataError(f"{table} names no image of the training or of the test split: unpack the dataset again")
