@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from .config import EvaluateSettings
-from .datasets.decode import Undecodable, decode
+from .datasets.decode import SUFFIXES, Undecodable, decode
 from .datasets.listing import max_file_bytes, read_file
+from .datasets.walking import files_below, is_folder, looks_like_image
 from .distilled import DistilledSet
 from .encoders import Encoder
 from .errors import ArtifactError, DataError, SettingsError
@@ -27,7 +28,6 @@ from .views import Stream, ViewBank, encode_clean, encode_views
 __all__ = ["Classifier", "Prediction", "classify_files", "find_images", "train_classifier"]
 
 FORMAT = 1
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif")
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,21 +172,24 @@ class Prediction:
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """Image files: those named, and of folders those below them (by suffix), sorted. Links to folders are not followed.
+    """Image files: those named, and of folders those below them (by suffix), sorted.
+
+    Folders are walked as for an index (``clpdd.datasets.walking``): hidden files and clutter are passed over, links
+    followed.
 
     Raises ``DataError`` for a path that does not exist, or when nothing is found.
     """
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            below = (p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
-            found += sorted(below)
+            below = (entry for entry, _ in files_below(path) if looks_like_image(entry.name) and not is_folder(entry))
+            found += sorted(Path(entry.path) for entry in below)
         elif path.exists():
             found.append(path)
         else:
             raise DataError(f"{path} does not exist")
     if not found:
-        raise DataError(f"no image in {', '.join(map(str, paths))}: files are found by suffix ({', '.join(_SUFFIXES)})")
+        raise DataError(f"no image in {', '.join(map(str, paths))}: files are found by suffix ({', '.join(SUFFIXES)})")
     return found
 
 

@@ -20,6 +20,8 @@ from clpdd.classifier import Classifier, classify_files, find_images, train_clas
 from clpdd.cli import main
 from clpdd.config import AugmentSettings, DistillSettings, EvaluateSettings
 from clpdd.datasets import Index
+from clpdd.datasets.folder import scan
+from clpdd.datasets.listing import BadImages
 from clpdd.distill import distill
 from clpdd.distilled import DistilledSet
 from clpdd.errors import ArtifactError, DataError, ResourceError, SettingsError
@@ -109,6 +111,43 @@ def test_files_are_classified_as_their_features_are_and_a_bad_one_stops_nothing(
     assert found[5].classes == ()
     assert found[5].problem is not None
     assert "broken.png" in found[5].problem
+
+
+def test_a_folder_is_looked_through_as_for_an_index(tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    (new / "sub").mkdir(parents=True)
+    (new / ".cache").mkdir()
+    (new / "__MACOSX").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    for name in (
+        "with,comma.png",
+        "UPPER.PNG",
+        "a.jfif",
+        "sub/d.webp",
+        "../elsewhere/e.png",
+        ".hidden.png",
+        ".cache/x.png",
+    ):
+        Image.new("RGB", (4, 4)).save(new / name, "PNG")
+    for name in ("._with,comma.png", "__MACOSX/x.png", "Thumbs.db", "readme.txt", "noextension"):
+        (new / name).write_bytes(b"clutter")
+    (new / "linked").symlink_to(tmp_path / "elsewhere")
+    (new / "up").symlink_to(new)
+    (new / "one.png").symlink_to("UPPER.PNG")
+    (new / "broken.png").symlink_to("nowhere.png")
+    found = [path.relative_to(new).as_posix() for path in find_images([new])]
+    assert found == ["UPPER.PNG", "a.jfif", "broken.png", "linked/e.png", "one.png", "sub/d.webp", "with,comma.png"]
+    assert find_images([new / ".hidden.png", new / ".cache"]) == [new / ".hidden.png", new / ".cache/x.png"]  # named
+    (tmp_path / "train/c").mkdir(parents=True)
+    for name in ("a", "b"):
+        (tmp_path / "train" / name).mkdir()
+    for path in find_images([new]):
+        if path.exists():
+            (tmp_path / "train/c" / path.name).write_bytes(path.read_bytes())
+    for path in (new / ".hidden.png", new / "._with,comma.png"):
+        (tmp_path / "train/c" / path.name).write_bytes(path.read_bytes())
+    listed = scan([tmp_path / "train"], "train", BadImages(False))["c"]
+    assert [Path(file.name).name for file in listed] == [path.name for path in find_images([tmp_path / "train/c"])]
 
 
 def test_refusals(world: World, data: DistilledSet, classifier: Classifier, tmp_path: Path) -> None:

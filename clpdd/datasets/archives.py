@@ -10,6 +10,7 @@ from pathlib import Path
 from ..errors import DataError
 from .listing import File
 from .places import safe_name
+from .walking import is_clutter
 
 __all__ = ["members", "nested_members", "read_members"]
 
@@ -26,10 +27,13 @@ def _opened(path: Path, mode: str) -> Iterator[tarfile.TarFile]:
 
 
 def _files(archive: tarfile.TarFile, where: str, end: int | None) -> Iterator[tarfile.TarInfo]:
-    """The plain files of an archive. Links and devices, and names that leave the archive, are refused."""
+    """The plain files of an archive, without clutter (``._x.png``, which a Mac packs beside ``x.png``).
+
+    Links and devices, and names that leave the archive, are refused.
+    """
     for member in archive:
         safe_name(member.name.removeprefix("./"), where)
-        if member.isdir():
+        if member.isdir() or any(map(is_clutter, member.name.removeprefix("./").split("/"))):
             continue
         if not member.isreg() or member.issparse():
             raise DataError(f"{where}: the member {member.name!r} is no plain file: that is refused")

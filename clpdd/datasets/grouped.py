@@ -8,6 +8,7 @@ from ..config import DatasetSettings, entry
 from ..errors import DataError
 from .listing import BadImages, Listing, Source
 from .places import listed, names_of, read_table, root_of, unlike, whole
+from .walking import entries, is_folder, looks_like_image
 
 __all__ = ["list_spawrious", "list_waterbirds"]
 
@@ -96,7 +97,7 @@ def _combinations(benchmark: str) -> tuple[list[Part], list[Part]]:
 def _pictures(folder: Path, settings: DatasetSettings) -> list[str]:
     if not folder.is_dir():
         raise DataError(f"{folder} does not exist, but {settings.name} needs it: unpack that part of the dataset too")
-    names = [p.name for p in folder.iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg") and p.is_file()]
+    names = [entry.name for entry in entries(folder) if looks_like_image(entry.name) and not is_folder(entry)]
     if not names:
         raise DataError(f"{folder} holds no image, but {settings.name} needs it: unpack that part of the dataset again")
     return sorted(names, key=lambda name: (len(name), name))  # 2.png before 10.png

@@ -133,14 +133,14 @@ def _numbered(
         names, numbered = number_words(words, settings.class_names, column)
         return names, {own: labels[0] for own, labels in numbered.items()}
     try:
-        labels = {own: np.asarray(held, np.float64 if _any_float(held) else np.int64) for own, held in values.items()}
+        given = {own: np.asarray(held, np.float64 if _any_float(held) else np.int64) for own, held in values.items()}
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(
             f"{settings.name}: the column {column!r} holds {feature}, but labels must be integers or words"
         ) from error
-    if any((own != np.floor(own)).any() for own in labels.values()):
+    if any((own != np.floor(own)).any() for own in given.values()):
         raise DataError(f"{settings.name}: the column {column!r} holds labels that are no whole numbers")
-    labels = {own: held.astype(np.int64) for own, held in labels.items()}
+    labels: dict[str, Labels] = {own: held.astype(np.int64) for own, held in given.items()}
     if isinstance(feature, datasets.ClassLabel):
         return list(feature.names), labels
     numbers = number_gaps([labels["train"]], settings.class_names, column)

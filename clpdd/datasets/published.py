@@ -78,13 +78,13 @@ def list_cub(settings: DatasetSettings, base: Path, bad: BadImages) -> Source:
     )
     rows: dict[str, list[tuple[str, int]]] = {"train": [], "test": []}
     for number, name in images.items():
-        split, label = {0: "test", 1: "train"}.get(whole(training.get(number, ""))), whole(labels.get(number, ""))
-        if split is None or label is None or str(label) not in names:
+        part, label = whole(training.get(number, "")), whole(labels.get(number, ""))
+        if part not in (0, 1) or label is None or str(label) not in names:
             raise DataError(
                 f"{home}: image {number} ({name}) has the class {labels.get(number)!r} and the split "
                 f"{training.get(number)!r}, but one of classes.txt is needed, and 0 (test) or 1 (training)"
             )
-        rows[split].append((name, label - 1))
+        rows["train" if part else "test"].append((name, label - 1))
     try:
         ordered = [names[str(number)] for number in range(1, len(names) + 1)]  # whatever the order of the lines
     except KeyError as error:

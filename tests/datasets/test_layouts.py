@@ -205,6 +205,19 @@ def test_members_that_leave_the_archive_are_refused(tmp_path: Path, name: str) -
         list(nested_members(tmp_path / "outer.tar", {"n1"}))
 
 
+def test_what_a_mac_packs_beside_the_images_is_passed_over(tmp_path: Path) -> None:
+    pack(
+        tmp_path / "a.tar",
+        [(f"{k}/{name}", jpeg()) for k in ("n1", "__MACOSX") for name in ("._x.JPEG", "x.JPEG", ".DS_Store")],
+    )
+    assert [file.name for file in members(tmp_path / "a.tar")] == ["n1/x.JPEG"]
+    TREES["spawrious-o2o-easy"](tmp_path / "root", "spawrious-o2o-easy")
+    expected = seen(build(tmp_path, "spawrious-o2o-easy"))
+    for picture in list((tmp_path / "root").rglob("*.png")):
+        (picture.parent / f"._{picture.name}").write_bytes(b"clutter")
+    assert seen(build(tmp_path, "spawrious-o2o-easy")) == expected
+
+
 def test_links_in_archives_and_paths_in_lists_are_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         link = tarfile.TarInfo("link.JPEG")
