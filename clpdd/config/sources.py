@@ -20,6 +20,10 @@ Paths = Annotated[
 ]
 
 
+def _listed(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
 class SplitLimits(Section):
     """Images per class kept of each split; ``None`` keeps all."""
 
@@ -63,7 +67,9 @@ class DatasetSettings(Section):
         given = [name for name in ("train", "validation", "test") if getattr(self, name) is not None]
         by_split = layout in PLACED_BY_SPLIT
         if given and not by_split:
-            raise ValueError(f"{given[0]} is for the datasets parquet and folder; {self.name} brings its own images")
+            raise ValueError(
+                f"{given[0]} is for the datasets {_listed(PLACED_BY_SPLIT)}; {self.name} brings its own images"
+            )
         if by_split and self.train is None:
             raise ValueError(f"train is needed by the dataset {self.name}: give the path of the training images")
         if self.root is not None and (by_split or layout == "digits"):
@@ -72,8 +78,8 @@ class DatasetSettings(Section):
             raise ValueError(f"root is needed by the dataset {self.name}: give the folder its files lie in")
         if self.download and layout != "torchvision":
             raise ValueError(f"download is for datasets of torchvision; fetch {self.name} yourself and set root")
-        if self.group_column is not None and layout not in ("parquet", "hf"):
-            raise ValueError(f"group_column is for the datasets parquet and hf:NAME, not for {self.name}")
+        if self.group_column is not None and layout not in ("parquet", "webdataset", "hf"):
+            raise ValueError(f"group_column is for the datasets parquet, webdataset and hf:NAME, not for {self.name}")
         if self.validation_fraction + self.test_fraction >= 1:
             raise ValueError("validation_fraction + test_fraction must be below 1, or nothing is left to train on")
         if self.class_names is not None and len(set(self.class_names)) != len(self.class_names):

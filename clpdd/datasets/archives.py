@@ -31,7 +31,9 @@ def _files(archive: tarfile.TarFile, where: str, end: int | None) -> Iterator[ta
 
     Links and devices, and names that leave the archive, are refused.
     """
+    place = 0
     for member in archive:
+        place = member.offset_data + (0 if member.isdir() else -(-member.size // 512) * 512)
         safe_name(member.name.removeprefix("./"), where)
         if member.isdir() or any(map(is_clutter, member.name.removeprefix("./").split("/"))):
             continue
@@ -40,6 +42,12 @@ def _files(archive: tarfile.TarFile, where: str, end: int | None) -> Iterator[ta
         if end is not None and member.offset_data + member.size > end:
             raise DataError(f"{where} is damaged or cut short (within {member.name!r}): download it again")
         yield member
+    if end is not None:  # tarfile takes a damaged header, or none, for the end
+        assert archive.fileobj is not None
+        archive.fileobj.seek(place)
+        block = archive.fileobj.read(512)
+        if len(block) < 512 or any(block):
+            raise DataError(f"{where} is damaged or cut short (after {place} bytes): download it again")
 
 
 def members(path: Path) -> Iterator[File]:

@@ -30,6 +30,7 @@ from .listing import BadImages, File, Files, Images, Labels, Listing, Source, ch
 from .parquet import list_parquet
 from .published import list_cub, list_dogs, list_flowers, list_food, list_splits
 from .split import limit, stratify
+from .webdataset import list_webdataset
 
 __all__ = ["LAYOUTS", "build_index", "index_arrays"]
 
@@ -50,6 +51,7 @@ LAYOUTS: dict[str, Callable[[DatasetSettings, Path, BadImages], Source]] = {
     "stanford-dogs": list_dogs,
     "torchvision": list_torchvision,
     "waterbirds": list_waterbirds,
+    "webdataset": list_webdataset,
 }
 """Every layout that images come in; the datasets themselves are entered in ``clpdd.config.catalogue``."""
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from ..errors import DataError
 from .listing import Labels, check_class_names, nearest
 
-__all__ = ["number_gaps", "number_words", "ordered_names"]
+__all__ = ["number_gaps", "number_labels", "number_words", "ordered_names", "renumbered", "unlabelled"]
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,64 @@ def number_words(
         "column %r holds words: %s are the classes", column, _told([f"{names[k]!r} = {k}" for k in range(len(names))])
     )
     return names, numbered
+
+
+def number_labels(
+    values: Mapping[str, Sequence[tuple[str, Sequence[Any]]]], wanted: Sequence[str] | None, column: str
+) -> tuple[list[str], dict[str, list[Labels]]]:
+    """Names of the classes and labels from 0 on, of values that are whole numbers, words or truth values.
+
+    Args and returns as in ``number_words`` and ``number_gaps``; numbers without names are called by themselves.
+
+    Raises:
+        DataError: values of another kind or of several, or one of another split that no training image has.
+    """
+    every = [(file, row, value) for own in values.values() for file, held in own for row, value in enumerate(held)]
+    for file, row, value in every:
+        if not isinstance(value, (str, bool, int, float)) or (isinstance(value, float) and not value.is_integer()):
+            raise DataError(
+                f"{file}, row {row} (counted from 0): column {column!r} is {value!r}, but labels must be whole numbers "
+                f"or words, one of them an image"
+            )
+    worded = {isinstance(value, (str, bool)) for _, _, value in every}
+    if len(worded) > 1:
+        raise DataError(f"column {column!r} holds words and numbers: write its labels alike")
+    if worded == {True}:
+        words = {
+            split: [(file, [v if isinstance(v, str) else str(v).lower() for v in held]) for file, held in own]
+            for split, own in values.items()
+        }
+        return number_words(words, wanted, column)
+    try:
+        labels = {s: [np.asarray([int(v) for v in held], np.int64) for _, held in own] for s, own in values.items()}
+    except OverflowError:
+        raise DataError(f"column {column!r} holds a label beyond 64-bit integers") from None
+    numbers = number_gaps(labels["train"], wanted, column)
+    if numbers is not None:
+        for split, own in values.items():
+            labels[split] = [
+                renumbered(found, numbers, file, column) for (file, _), found in zip(own, labels[split], strict=True)
+            ]
+    present = np.concatenate([*labels["train"], np.empty(0, np.int64)])
+    own_names = list(numbers) if numbers is not None else range(int(present.max(initial=-1)) + 1)
+    return check_class_names(wanted or [str(label) for label in own_names], "dataset.class_names"), labels
+
+
+def renumbered(labels: Labels, numbers: Mapping[int, int], file: str, column: str) -> Labels:
+    """``labels`` by ``numbers``. Raises ``DataError`` for one that is not among them."""
+    held = labels.tolist()
+    strange = next((row for row, label in enumerate(held) if label not in numbers), None)
+    if strange is not None:
+        raise DataError(
+            f"{file}, row {strange} (counted from 0): column {column!r} is {held[strange]}, which no training image has"
+            f"{unlabelled(held[strange])}"
+        )
+    return np.asarray([numbers[label] for label in held], dtype=np.int64)
+
+
+def unlabelled(label: int) -> str:
+    """What to add where a label says that there is none."""
+    return "; -1 marks a split published without labels: choose another" if label == -1 else ""
 
 
 def number_gaps(labels: Sequence[Labels], wanted: Sequence[str] | None, column: str) -> dict[int, int] | None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..config import DatasetSettings, entry
 from ..errors import DataError
-from .classes import number_gaps, number_words
+from .classes import number_labels
 from .decode import Undecodable
 from .listing import BadImages, Images, Labels, Listing, Source, nearest
 from .places import names_of, root_of
@@ -91,7 +91,7 @@ def list_hub(settings: DatasetSettings, base: Path, bad: BadImages) -> Source:
     names, labels = _numbered(datasets, tables, settings)
     listings: dict[str, Listing] = {}
     for own, (split, table) in tables.items():
-        if own == "test" and len(labels[own]) and labels[own].max() < 0:
+        if own not in labels or (own == "test" and len(labels[own]) and labels[own].max() < 0):
             continue  # published without labels: validation takes its place below
         if len(labels[own]) and not 0 <= labels[own].min() <= labels[own].max() < len(names):
             raise DataError(f"{settings.name}, split {split}: labels must be 0 to {len(names) - 1}")
@@ -123,37 +123,15 @@ def _numbered(
     column = settings.label_column
     feature = tables["train"][1].features[column]
     values = {own: list(table[column]) for own, (_, table) in tables.items()}
-    if any(value is None for own in values.values() for value in own):
-        raise DataError(f"{settings.name}: the column {column!r} holds nulls; every image needs a label")
-    if values["train"] and isinstance(values["train"][0], (str, bool)):
-        words = {
-            own: [(f"split {tables[own][0]}", [v if isinstance(v, str) else str(v).lower() for v in held])]
-            for own, held in values.items()
-        }
-        names, numbered = number_words(words, settings.class_names, column)
-        return names, {own: labels[0] for own, labels in numbered.items()}
-    try:
-        given = {own: np.asarray(held, np.float64 if _any_float(held) else np.int64) for own, held in values.items()}
-    except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(
-            f"{settings.name}: the column {column!r} holds {feature}, but labels must be integers or words"
-        ) from error
-    if any((own != np.floor(own)).any() for own in given.values()):
-        raise DataError(f"{settings.name}: the column {column!r} holds labels that are no whole numbers")
-    labels: dict[str, Labels] = {own: held.astype(np.int64) for own, held in given.items()}
     if isinstance(feature, datasets.ClassLabel):
-        return list(feature.names), labels
-    numbers = number_gaps([labels["train"]], settings.class_names, column)
-    if numbers is not None:
-        labels = {
-            own: np.asarray([numbers.get(k, -1) for k in held.tolist()], np.int64) for own, held in labels.items()
-        }
-    own_names = list(numbers) if numbers else range(int(labels["train"].max(initial=-1)) + 1)
-    return settings.class_names or [str(label) for label in own_names], labels
-
-
-def _any_float(values: list[Any]) -> bool:
-    return any(isinstance(value, float) for value in values)
+        if any(value is None for held in values.values() for value in held):
+            raise DataError(f"{settings.name}: the column {column!r} holds nulls; every image needs a label")
+        return list(feature.names), {own: np.asarray(held, np.int64) for own, held in values.items()}
+    if "test" in values and set(values["test"]) == {-1}:
+        del values["test"]  # published without labels
+    named = {own: [(f"{settings.name}, split {tables[own][0]}", held)] for own, held in values.items()}
+    names, labels = number_labels(named, settings.class_names, column)
+    return names, {own: found[0] for own, found in labels.items()}
 
 
 # -- torchvision -------------------------------------------------------------------------------------------------------

@@ -9,15 +9,15 @@ import numpy as np
 
 from ..config import DatasetSettings
 from ..errors import DataError
-from .classes import number_gaps, number_words
-from .listing import BadImages, Labels, Listing, Source, check_class_names, max_file_bytes, nearest
+from .classes import number_gaps, number_words, renumbered, unlabelled
+from .listing import BadImages, Listing, Source, check_class_names, max_file_bytes, nearest
 from .parquet_columns import File, inspect
 from .parquet_rows import ParquetRows
 
 __all__ = ["expand", "list_parquet", "list_tables"]
 
 
-def expand(patterns: str | list[str], base: Path, setting: str) -> list[Path]:
+def expand(patterns: str | list[str], base: Path, setting: str, suffix: str = "parquet") -> list[Path]:
     """The files that paths and globs below ``base`` stand for, sorted within each glob, each once.
 
     Raises:
@@ -33,7 +33,7 @@ def expand(patterns: str | list[str], base: Path, setting: str) -> list[Path]:
             raise DataError(f"{setting}: {item} is an address: download the file and name its path")
         if path.is_dir():
             raise DataError(
-                f"{setting}: {path} is a folder: name the files in it, e.g. {item.rstrip('/')}/train-*.parquet"
+                f"{setting}: {path} is a folder: name the files in it, e.g. {item.rstrip('/')}/train-*.{suffix}"
             )
         found = [path] if path.is_file() else _glob(path, setting) if any(c in item for c in "*?[") else []
         if not found:
@@ -117,26 +117,11 @@ def _numbered(files: dict[str, list[File]], settings: DatasetSettings) -> tuple[
             return files, check_class_names(wanted, "dataset.class_names")
         present = np.unique(np.concatenate([file.labels for file in files["train"]]))
         return files, [str(label) for label in range(int((present >= 0).sum()))]
-    renumbered = {
-        split: [replace(file, labels=_renumber(file, numbers, column)) for file in listed]
+    changed = {
+        split: [replace(file, labels=renumbered(file.labels, numbers, str(file.path), column)) for file in listed]
         for split, listed in files.items()
     }
-    return renumbered, list(wanted) if wanted is not None else [str(label) for label in numbers]
-
-
-def _renumber(file: File, numbers: dict[int, int], column: str) -> Labels:
-    labels = file.labels.tolist()
-    strange = next((row for row, label in enumerate(labels) if label not in numbers), None)
-    if strange is not None:
-        raise DataError(
-            f"{file.path}, row {strange} (counted from 0): column {column!r} is {labels[strange]}, which no training "
-            f"image has{_unlabelled(labels[strange])}"
-        )
-    return np.asarray([numbers[label] for label in labels], dtype=np.int64)
-
-
-def _unlabelled(label: int) -> str:
-    return "; -1 marks a split published without labels: choose another" if label == -1 else ""
+    return changed, list(wanted) if wanted is not None else [str(label) for label in numbers]
 
 
 def _names_in_metadata(files: dict[str, list[File]]) -> list[str] | None:
@@ -162,5 +147,5 @@ def _check_labels(files: list[File], split: str, classes: int, settings: Dataset
         label = int(file.labels[wrong[0]])
         raise DataError(
             f"{file.path}, row {wrong[0]} (counted from 0): column {settings.label_column!r} is {label}, but 0 to "
-            f"{classes - 1} is allowed, as dataset.{split} has {classes} classes{_unlabelled(label)}"
+            f"{classes - 1} is allowed, as dataset.{split} has {classes} classes{unlabelled(label)}"
         )

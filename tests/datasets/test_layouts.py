@@ -27,7 +27,7 @@ from tests.trees import TREES, imagenet_archives, imagenet_folder, imagenet_kagg
 
 TEN = "imagenet-imagewoof"
 COLUMNS = ("picture", "kind")
-NAMED = [name for name, known in CATALOGUE.items() if known.layout not in ("digits", "parquet", "folder")]
+NAMED = [name for name, known in CATALOGUE.items() if known.layout not in ("digits", "parquet", "folder", "webdataset")]
 SMALL = [n for n in NAMED if entry(n).classes <= 10 and n not in ("imagenet-a", "imagenet-b", "imagenet-c")]
 
 
