@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SettingsError
+from .placing import placed
 from .reading import UNREADABLE, read_yaml
 from .settings import Settings
 
@@ -13,7 +14,7 @@ __all__ = ["load_settings", "parse_settings"]
 
 
 def load_settings(path: Path | str = "params.yaml") -> Settings:
-    """Read and check a settings file.
+    """Read and check a settings file. Its paths are relative to its own folder; they come relative to the working one.
 
     Raises:
         SettingsError: naming the file and, for each problem, the key, the value, what is allowed and the nearest
@@ -33,7 +34,8 @@ def load_settings(path: Path | str = "params.yaml") -> Settings:
     except UNREADABLE as error:
         where = " ".join(str(error).split())
         raise SettingsError(f"{path} is not plain YAML: {where}") from error
-    return parse_settings(values if values is not None else {}, source=str(path), text=text)
+    settings = parse_settings(values if values is not None else {}, source=str(path), text=text)
+    return placed(settings, path.parent)
 
 
 def parse_settings(values: Any, source: str = "settings", text: str | None = None) -> Settings:

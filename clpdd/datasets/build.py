@@ -148,7 +148,7 @@ def _write(
             listing = source.listings[given]
             rows, digests, sizes = _usable(split, listing, rows, settings, bad, duplicates, partial)
             refer = _refers(listing, settings)
-            with IndexWriter(staging / f"{split}.parquet", split, metadata) as writer:
+            with IndexWriter(staging / f"{split}.parquet", split, metadata, refer, out) as writer:
                 _fill(writer, listing, rows, digests, sizes, refer)
             counts[split] = _count(listing.labels[rows].tolist(), source, split, bad)
         summary: dict[str, Any] = {
