@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from .config import Settings, load_settings
@@ -76,7 +77,13 @@ def index(project: Project) -> None:
     with exclusive(layout.work, "index", settings.runtime.wait_seconds):
         begun = time.monotonic()
         partial = layout.work / "index" / "partial"
-        build_index(settings.dataset, settings.seed, layout.index("train").parent, partial=partial)
+        build_index(
+            settings.dataset,
+            settings.seed,
+            layout.index("train").parent,
+            partial=partial,
+            enough=settings.refuse_small_classes,
+        )
         reading = {"stage": "index", "item": "", "device": "cpu", "seconds": time.monotonic() - begun}
         write_json(layout.clocks / "index.json", reading | {"peak_memory_mb": peak_memory_mb()})
 
@@ -94,6 +101,7 @@ def cache(project: Project, encoder: str) -> None:
     """Features of every split."""
     from .features import cache_features
 
+    _classes_large_enough(project)
     model = project.encoder(encoder)
     rates: list[float] = []
     for split in SPLITS:
@@ -110,6 +118,15 @@ def cache(project: Project, encoder: str) -> None:
         clock = project.layout.clocks / f"cache-{encoder}-{split}.json"
         if rates and clock.exists():
             write_json(clock, read_json(clock) | {"images_per_second": rates.pop()})
+
+
+def _classes_large_enough(project: Project) -> None:
+    """Settings of ``distill`` may have changed since the index was made: refused before hours of encoding."""
+    from .datasets import Index
+
+    index = Index.open(project.layout.index("train"))
+    counts = np.bincount(index.labels, minlength=len(index.class_names)).tolist()
+    project.settings.refuse_small_classes(index.class_names, counts)
 
 
 def kernels(project: Project, encoder: str) -> None:

@@ -55,11 +55,18 @@ LAYOUTS: dict[str, Callable[[DatasetSettings, Path, BadImages], Source]] = {
 }
 """Every layout that images come in; the datasets themselves are entered in ``clpdd.config.catalogue``."""
 
+Enough = Callable[[Sequence[str], Sequence[int]], None]
+
 _REFER_ABOVE = 50_000  # files: an index that copied more would be the dataset once again
 
 
 def build_index(
-    settings: DatasetSettings, seed: int, out: Path, base: Path = Path("."), partial: Path | None = None
+    settings: DatasetSettings,
+    seed: int,
+    out: Path,
+    base: Path = Path("."),
+    partial: Path | None = None,
+    enough: Enough | None = None,
 ) -> dict[str, Path]:
     """Check every chosen image by decoding it, and write the indexes.
 
@@ -74,6 +81,8 @@ def build_index(
             (images per split and class, what was skipped and why, duplicates). They appear together, when whole.
         base: what the paths of the settings are relative to.
         partial: folder in which a killed run finds what it has checked; removed when the indexes are whole.
+        enough: called with the names of the classes and their numbers of training images, before any is read and
+            again without those that are left out; it raises where these are too few.
 
     Returns:
         split -> its index.
@@ -88,7 +97,7 @@ def build_index(
         source = LAYOUTS[entry(settings.name).layout](settings, base, bad)
     except OSError as error:  # a parent folder that may not be entered, say
         raise DataError(f"the images cannot be read: {error}") from error
-    written = _write(source, settings, seed, out, bad, partial)
+    written = _write(source, settings, seed, out, bad, partial, enough)
     if partial is not None:
         remove(partial)
     return written
@@ -129,10 +138,20 @@ def index_arrays(
 
 
 def _write(
-    source: Source, settings: DatasetSettings, seed: int, out: Path, bad: BadImages, partial: Path | None = None
+    source: Source,
+    settings: DatasetSettings,
+    seed: int,
+    out: Path,
+    bad: BadImages,
+    partial: Path | None = None,
+    enough: Enough | None = None,
 ) -> dict[str, Path]:
     source = _check_classes(source, settings)
     parts = _choose(source, settings, seed)
+    if enough is not None:
+        given, rows = parts["train"]
+        chosen = source.listings[given].labels[rows]
+        enough(source.class_names, np.bincount(chosen, minlength=len(source.class_names)).tolist())
     duplicates = Duplicates(settings.duplicates)
     counts: dict[str, dict[str, int]] = {}
     with explain_os_errors("write the index to", out), staged(out) as staging:
@@ -151,6 +170,8 @@ def _write(
             with IndexWriter(staging / f"{split}.parquet", split, metadata, refer, out) as writer:
                 _fill(writer, listing, rows, digests, sizes, refer)
             counts[split] = _count(listing.labels[rows].tolist(), source, split, bad)
+        if enough is not None:
+            enough(source.class_names, list(counts["train"].values()))
         summary: dict[str, Any] = {
             "dataset": settings.title or source.name,
             "class_names": source.class_names,
