@@ -17,6 +17,7 @@ from .errors import SettingsError
 from .files import read_json, sha256_file, write_json
 from .layout import SPLITS, Layout
 from .methods import OnProgress
+from .ownership import take
 from .ranks import ALONE, Ranks
 from .work import exclusive, peak_memory_mb
 
@@ -42,11 +43,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Project:
-    """Settings, the folder their artifacts lie in, and this process among those that run the stage together."""
+    """Settings, the folder their artifacts lie in, and this process among those that run the stage together.
+
+    ``params`` is the file that the settings come from, ``None`` of those made in Python.
+    """
 
     settings: Settings
     layout: Layout
     ranks: Ranks = ALONE
+    params: Path | None = None
 
     def encoder(self, name: str) -> Encoder:
         """One of the configured encoders, on the configured device."""
@@ -65,7 +70,21 @@ def open_project(params: Path | str = "params.yaml", data: Path | str = "data", 
     settings = load_settings(params)
     if settings.runtime.threads:
         torch.set_num_threads(settings.runtime.threads)
-    return Project(settings, Layout(Path(data)), ranks)
+    return Project(settings, Layout(Path(data)), ranks, Path(params))
+
+
+def _take(project: Project, stage: str, item: str, target: Path, *keys: str, **values: Any) -> None:
+    """Note which settings an artifact is made with; refused where another file's would be replaced (``ownership``).
+
+    Args:
+        keys: sections and settings at the top of the file that decide it.
+        values: further ones.
+    """
+    if project.params is None:
+        return
+    written = load_settings(project.params, place=False).model_dump(mode="json")  # the same wherever the command runs
+    decides = {key: written[key] for key in keys} | values
+    take(project.layout.root, project.params, stage, item, target, decides, project.ranks.first)
 
 
 def index(project: Project) -> None:
@@ -75,6 +94,7 @@ def index(project: Project) -> None:
     layout, settings = project.layout, project.settings
     _encoders_exist(settings)
     with exclusive(layout.work, "index", settings.runtime.wait_seconds):
+        _take(project, "index", "", layout.index("train"), "seed", "dataset")
         begun = time.monotonic()
         partial = layout.work / "index" / "partial"
         build_index(
@@ -101,6 +121,9 @@ def cache(project: Project, encoder: str) -> None:
     """Features of every split."""
     from .features import cache_features
 
+    _take(
+        project, "cache", encoder, project.layout.features(encoder, "train"), "cache", **_encoder_of(project, encoder)
+    )
     _classes_large_enough(project)
     model = project.encoder(encoder)
     rates: list[float] = []
@@ -120,6 +143,14 @@ def cache(project: Project, encoder: str) -> None:
             write_json(clock, read_json(clock) | {"images_per_second": rates.pop()})
 
 
+def _encoder_of(project: Project, encoder: str) -> dict[str, Any]:
+    """The options of one encoder as they are written, and of those it joins."""
+    if project.params is None:
+        return {}
+    members = load_settings(project.params, place=False).members(encoder)
+    return {"encoder": {name: options.model_dump(mode="json") for name, options in members.items()}}
+
+
 def _classes_large_enough(project: Project) -> None:
     """Settings of ``distill`` may have changed since the index was made: refused before hours of encoding."""
     from .datasets import Index
@@ -134,6 +165,7 @@ def kernels(project: Project, encoder: str) -> None:
     from .kernels import compute_kernels
 
     layout = project.layout
+    _take(project, "kernels", encoder, layout.kernels(encoder), "kernels")
     found = compute_kernels(
         layout.features(encoder, "train"),
         layout.features(encoder, "validation"),
@@ -152,6 +184,10 @@ def distill(project: Project, encoder: str, method: str, on_progress: OnProgress
 
     layout, settings = project.layout, project.settings
     kind, chosen = settings.variant(method)
+    made = {"kind": kind, "distill": chosen.model_dump(mode="json"), **_encoder_of(project, encoder)}
+    if kind == "random":
+        made["random_draws"] = settings.evaluate.random_draws
+    _take(project, "distill", f"{encoder}/{method}", layout.distilled(encoder, method), "seed", **made)
     run(
         kind,
         name=method,
@@ -179,6 +215,8 @@ def evaluate(project: Project) -> None:
     layout, settings = project.layout, project.settings
     wait = settings.runtime.wait_seconds
     with exclusive(layout.work, "evaluate", wait):
+        keys = ("seed", "encoders", "methods", "evaluate")
+        _take(project, "evaluate", "", layout.results / "results.parquet", *keys)
         run(
             {(e, m): layout.distilled(e, m) for e in settings.encoders for m in settings.methods},
             {name: project.encoder(name) for name in settings.encoders},
@@ -215,6 +253,8 @@ def _compare(project: Project, encoder: str, jobs: list[Job], name: str, judge: 
     folder = layout.comparison(encoder)
     probes = {"seeds": settings.benchmark.probe_seeds, "views": settings.benchmark.views}
     with exclusive(layout.work, "benchmark", settings.runtime.wait_seconds):
+        keys = ("seed", "variants", "distill", "evaluate", "benchmark")
+        _take(project, name, encoder, folder / f"{name}.parquet", *keys)
         compare(
             jobs,
             layout,

@@ -13,8 +13,10 @@ from .settings import Settings
 __all__ = ["load_settings", "parse_settings"]
 
 
-def load_settings(path: Path | str = "params.yaml") -> Settings:
+def load_settings(path: Path | str = "params.yaml", place: bool = True) -> Settings:
     """Read and check a settings file. Its paths are relative to its own folder; they come relative to the working one.
+
+    Without ``place`` they come as they are written.
 
     Raises:
         SettingsError: naming the file and, for each problem, the key, the value, what is allowed and the nearest
@@ -35,7 +37,7 @@ def load_settings(path: Path | str = "params.yaml") -> Settings:
         where = " ".join(str(error).split())
         raise SettingsError(f"{path} is not plain YAML: {where}") from error
     settings = parse_settings(values if values is not None else {}, source=str(path), text=text)
-    return placed(settings, path.parent)
+    return placed(settings, path.parent) if place else settings
 
 
 def parse_settings(values: Any, source: str = "settings", text: str | None = None) -> Settings:
