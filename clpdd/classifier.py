@@ -22,12 +22,13 @@ from .encoders import Encoder
 from .errors import ArtifactError, DataError, SettingsError
 from .files import canonical_json, write_bytes
 from .precision import encode
-from .probe import fit_ridge, fit_sgd
+from .probe import fit_ridge, fit_sgd, fit_temperature
 from .views import Stream, ViewBank, encode_clean, encode_views
 
 __all__ = ["Classifier", "Prediction", "classify_files", "find_images", "train_classifier"]
 
 FORMAT = 1
+_CALIBRATION_VIEWS = 20  # of each image
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +99,9 @@ def train_classifier(
 ) -> Classifier:
     """Train a linear classifier on a distilled set and nothing else.
 
+    Its probabilities are calibrated on further views of the same images (``fit_temperature``): without that they are
+    near ``1/C`` even where it is right, since ridge regression fits no probabilities and Adam stops long before them.
+
     Args:
         data: the set; of a method with several draws the first one is used.
         encoder: any frozen encoder, also another than the set was distilled with.
@@ -115,18 +119,15 @@ def train_classifier(
         raise DataError(f"the set made by {data.name} holds no images, so nothing can be trained on it")
     chosen, stream = data.draws[0], Stream(seed, 0)
     views = max(1, settings.views)
-    if settings.augment.active:
-        bank = encode_views(
-            encoder,
-            [chosen.images],
-            [stream],
-            range(views),
-            settings.augment,
-            settings.encoder_batch,
-            settings.precision,
-        )  # (1, V, n, d)
-    else:
-        bank = encode_clean(encoder, chosen.images[None], settings.encoder_batch, settings.precision)[:, None]
+
+    def view(which: range) -> Tensor:
+        """Numbered views ``(1, V, n, d)``, or the images as they are where nothing is augmented."""
+        if not settings.augment.active:
+            return encode_clean(encoder, chosen.images[None], settings.encoder_batch, settings.precision)[:, None]
+        batch, precision = settings.encoder_batch, settings.precision
+        return encode_views(encoder, [chosen.images], [stream], which, settings.augment, batch, precision)
+
+    bank = view(range(views))
     labels = chosen.targets[None]
     if protocol == "sgd":
         probes = fit_sgd(
@@ -147,7 +148,11 @@ def train_classifier(
     used = settings.model_dump(mode="json", include={"views", "augment", "epochs", "learning_rate", "ridge"})
     info = {"dataset": data.info.get("dataset"), "method": data.name, "images": len(chosen), "protocol": protocol}
     weight, bias = probes.weights[0].T.cpu(), probes.bias[0].cpu()
-    return Classifier(weight, bias, data.class_names, encoder.describe(), info | {"settings": used | {"seed": seed}})
+    further = view(range(views, views + min(views, _CALIBRATION_VIEWS)))[0].float().cpu()  # (V, n, d)
+    logits = torch.nn.functional.linear(further.flatten(0, 1), weight, bias)
+    temperature = fit_temperature(logits, torch.cat([chosen.targets.cpu()] * len(further)))
+    info |= {"temperature": temperature, "settings": used | {"seed": seed}}
+    return Classifier(weight / temperature, bias / temperature, data.class_names, encoder.describe(), info)
 
 
 def _centre(data: DistilledSet, encoder: Encoder, Z: Tensor) -> Tensor:

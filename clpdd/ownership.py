@@ -34,7 +34,10 @@ def take(
         SettingsError: it was made from another settings file with other values.
     """
     note = root / "work" / "settings" / f"{'-'.join(filter(None, (stage, item.replace('/', '-'))))}.json"
-    own: dict[str, Any] = {"file": os.path.relpath(os.path.realpath(params), os.path.realpath(root)), "values": dict(values)}
+    own: dict[str, Any] = {
+        "file": os.path.relpath(os.path.realpath(params), os.path.realpath(root)),
+        "values": dict(values),
+    }
     held = _read(note)
     if held is not None and held["file"] != own["file"] and held["values"] != own["values"] and target.exists():
         other = os.path.normpath(os.path.join(root, held["file"]))

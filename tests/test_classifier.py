@@ -54,6 +54,25 @@ def test_it_classifies_real_images_that_it_never_saw(world: World, data: Distill
     assert (scores.argmax(1) == test.labels).double().mean() > 0.7
 
 
+@pytest.mark.parametrize("protocol", ["sgd", "closed_form"])
+def test_its_probabilities_say_how_often_it_is_right(world: World, data: DistilledSet, protocol: str) -> None:
+    made = train_classifier(data, world.encoder, QUICK, protocol=protocol)
+    test = FeatureStore.open(world.layout.features(world.encoder.name, "test"))
+    scores = made(test.features())
+    accuracy = (scores.argmax(1) == test.labels).double().mean().item()
+    raw = dataclasses.replace(
+        made, weight=made.weight * made.info["temperature"], bias=made.bias * made.info["temperature"]
+    )
+    uncalibrated = raw(test.features())
+    assert accuracy > 0.6
+    if protocol == "closed_form":
+        assert uncalibrated.amax(1).mean() < 0.3  # as it comes out of the solve: no probability at all
+    assert abs(scores.amax(1).mean().item() - accuracy) < 0.25
+    losses = [torch.nn.functional.nll_loss(s.log(), test.labels).item() for s in (scores, uncalibrated)]
+    assert losses[0] < losses[1] / (1.5 if protocol == "closed_form" else 1)
+    assert torch.equal(scores.argmax(1), uncalibrated.argmax(1))
+
+
 def test_closed_form_centres_by_the_real_mean_that_the_set_keeps_for_its_encoder(
     world: World, data: DistilledSet
 ) -> None:

@@ -7,6 +7,7 @@ each one has its own stream of random numbers and comes out as if it had been tr
 
 from __future__ import annotations
 
+from .calibration import fit_temperature
 from .closed_form import fit_ridge
 from .linear import Probes
 from .logistic import LOGISTIC_GRID, fit_logistic
@@ -21,5 +22,6 @@ __all__ = [
     "fit_logistic",
     "fit_ridge",
     "fit_sgd",
+    "fit_temperature",
     "score",
 ]
