@@ -18,6 +18,7 @@ from ..files import canonical_json, explain_os_errors, flush, remove, sha256_byt
 from ..layout import SPLITS
 from .check import check
 from .cifar import list_cifar
+from .classes import check_classes, refuse_empty_classes, refuse_single_class
 from .decode import Undecodable
 from .digits import list_digits
 from .duplicates import Duplicates
@@ -129,7 +130,7 @@ def index_arrays(
             raise DataError(f"{split} must be a pair (images, labels), not {type(given).__name__}")
     settings = settings or DatasetSettings()
     names = check_class_names(class_names, "class_names")
-    _refuse_single_class(names)
+    refuse_single_class(names)
     listings: dict[str, Listing] = {
         split: Images(images, labels, split, len(names)) for split, (images, labels) in splits.items()
     }
@@ -146,7 +147,7 @@ def _write(
     partial: Path | None = None,
     enough: Enough | None = None,
 ) -> dict[str, Path]:
-    source = _check_classes(source, settings)
+    source = check_classes(source, settings)
     parts = _choose(source, settings, seed)
     if enough is not None:
         given, rows = parts["train"]
@@ -213,48 +214,6 @@ def _refers(listing: Listing, settings: DatasetSettings) -> bool:
     )
 
 
-def _refuse_single_class(names: list[str]) -> None:
-    if len(names) < 2:
-        told = f"one class only ({names[0]})" if names else "no classes"
-        raise DataError(f"the dataset has {told}: a probe needs at least two")
-
-
-def _check_classes(source: Source, settings: DatasetSettings) -> Source:
-    """The source, without the classes that no image has where the settings say so."""
-    if settings.empty_classes == "drop":
-        source = _without_empty_classes(source)
-    _refuse_single_class(source.class_names)
-    present = np.bincount(source.listings["train"].labels, minlength=len(source.class_names))
-    _refuse_empty_classes(present, source.class_names, "among the training images")
-    return source
-
-
-def _without_empty_classes(source: Source) -> Source:
-    every = np.concatenate([listing.labels for listing in source.listings.values()])
-    counts = np.bincount(every, minlength=len(source.class_names))
-    kept = np.flatnonzero(counts)
-    if len(kept) == len(source.class_names):
-        return source
-    gone = [name for label, name in enumerate(source.class_names) if not counts[label]]
-    log.warning("classes without any image, left out: %d, e.g. %s", len(gone), gone[0])
-    number = np.full(len(source.class_names), -1, np.int64)
-    number[kept] = np.arange(len(kept))
-    for listing in source.listings.values():
-        listing.labels = number[listing.labels]
-    return Source(source.name, [source.class_names[label] for label in kept], source.listings)
-
-
-def _refuse_empty_classes(counts: NDArray[np.int64], names: list[str], where: str) -> None:
-    empty = np.flatnonzero(counts == 0)
-    if len(empty):
-        told = ", ".join(f"{names[label]!r} (label {label})" for label in empty[:5])
-        raise DataError(
-            f"{len(empty)} of {len(names)} classes have no image {where}: {told}"
-            f"{', ...' if len(empty) > 5 else ''}. Add images, or leave out classes that no image of "
-            f"any split has: dataset.empty_classes: drop"
-        )
-
-
 def _choose(source: Source, settings: DatasetSettings, seed: int) -> dict[str, tuple[str, NDArray[np.int64]]]:
     """split -> (the given split it is taken from, its rows there)."""
     fractions = {"validation": settings.validation_fraction, "test": settings.test_fraction}
@@ -319,7 +278,8 @@ def _count(labels: list[int], source: Source, split: str, bad: BadImages) -> dic
     counts = np.bincount(np.asarray(labels, dtype=np.int64), minlength=len(source.class_names))
     if split == "train":
         left_out = f"{len(bad.skipped)} bad images were skipped and duplicates left out"
-        _refuse_empty_classes(counts, source.class_names, f"to train on after {left_out}")
+        advice = "Repair its images, or add others"
+        refuse_empty_classes(counts, source.class_names, f"to train on after {left_out}", advice)
     elif not labels:
         raise DataError(f"dataset.{split} has no usable image: {len(bad.skipped)} were skipped as bad")
     elif len(empty := np.flatnonzero(counts == 0)):

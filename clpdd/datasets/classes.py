@@ -8,10 +8,21 @@ from typing import Any
 
 import numpy as np
 
+from ..config import DatasetSettings
 from ..errors import DataError
-from .listing import Labels, check_class_names, nearest
+from .listing import Labels, Source, check_class_names, nearest
 
-__all__ = ["number_gaps", "number_labels", "number_words", "ordered_names", "renumbered", "unlabelled"]
+__all__ = [
+    "check_classes",
+    "number_gaps",
+    "number_labels",
+    "number_words",
+    "ordered_names",
+    "refuse_empty_classes",
+    "refuse_single_class",
+    "renumbered",
+    "unlabelled",
+]
 
 log = logging.getLogger(__name__)
 
@@ -156,3 +167,50 @@ def number_gaps(labels: Sequence[Labels], wanted: Sequence[str] | None, column: 
 
 def _told(words: list[str]) -> str:
     return ", ".join(words[:5]) + (f", ... {words[-1]}" if len(words) > 5 else "")
+
+
+# -- classes without images --------------------------------------------------------------------------------------------
+
+
+def refuse_single_class(names: list[str]) -> None:
+    """Raise ``DataError`` unless there are two classes."""
+    if len(names) < 2:
+        told = f"one class only ({names[0]})" if names else "no classes"
+        raise DataError(f"the dataset has {told}: a probe needs at least two")
+
+
+def check_classes(source: Source, settings: DatasetSettings) -> Source:
+    """The source, without the classes that no image has where the settings say so."""
+    if settings.empty_classes == "drop":
+        source = _without_empty_classes(source)
+    refuse_single_class(source.class_names)
+    present = np.bincount(source.listings["train"].labels, minlength=len(source.class_names))
+    advice = "Add images, or leave out classes that no image of any split has: dataset.empty_classes: drop"
+    refuse_empty_classes(present, source.class_names, "among the training images", advice)
+    return source
+
+
+def _without_empty_classes(source: Source) -> Source:
+    every = np.concatenate([listing.labels for listing in source.listings.values()])
+    counts = np.bincount(every, minlength=len(source.class_names))
+    kept = np.flatnonzero(counts)
+    if len(kept) == len(source.class_names):
+        return source
+    gone = [name for label, name in enumerate(source.class_names) if not counts[label]]
+    log.warning("classes without any image, left out: %d, e.g. %s", len(gone), gone[0])
+    number = np.full(len(source.class_names), -1, np.int64)
+    number[kept] = np.arange(len(kept))
+    for listing in source.listings.values():
+        listing.labels = number[listing.labels]
+    return Source(source.name, [source.class_names[label] for label in kept], source.listings)
+
+
+def refuse_empty_classes(counts: Labels, names: list[str], where: str, advice: str) -> None:
+    """Raise ``DataError`` where ``counts`` of a class is 0; ``where`` says of what, ``advice`` what to do."""
+    empty = np.flatnonzero(counts == 0)
+    if len(empty):
+        told = ", ".join(f"{names[label]!r} (label {label})" for label in empty[:5])
+        raise DataError(
+            f"{len(empty)} of {len(names)} classes have no image {where}: {told}"
+            f"{', ...' if len(empty) > 5 else ''}. {advice}"
+        )
