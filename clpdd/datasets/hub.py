@@ -252,6 +252,7 @@ def _construct(kind: Any, name: str, root: Path, split: str, fixed: dict[str, An
             continue
         except Exception as error:
             said = " ".join(str(error).split()) or type(error).__name__
+            said = said.replace("download=True", "dataset.download: true")  # as it is written here
             raise DataError(f"torchvision:{name} cannot be read from {root} ({said})") from error
     return None
 
