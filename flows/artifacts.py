@@ -89,10 +89,14 @@ class StageProgress:
 
 
 def result_rows(path: Path) -> list[dict[str, Any]]:
-    """Mean and spread of the result table over seeds and draws, one row per thing compared."""
+    """Mean and sample standard deviation of the result table over seeds and draws, one row per thing compared.
+
+    The spread of a single probe is ``None``, as in the report.
+    """
     table = pq.read_table(path)
     by = [name for name in _GROUP if name in table.column_names]
-    wanted = [("top1", "mean"), ("top1", "stddev"), ("top5", "mean"), ("top1", "count")]
+    sample = pc.VarianceOptions(ddof=1, min_count=2)
+    wanted = [("top1", "mean"), ("top1", "stddev", sample), ("top5", "mean"), ("top1", "count")]
     grouped = table.group_by(by).aggregate(wanted)
     grouped = grouped.take(pc.sort_indices(grouped, sort_keys=[(name, "ascending") for name in by]))
 

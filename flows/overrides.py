@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from clpdd.config.editing import editor, put
 from clpdd.config.loading import load_settings, parse_settings
+from clpdd.config.reading import UNREADABLE, read_yaml
 from clpdd.errors import SettingsError
 from clpdd.storage.files import write_bytes
 
@@ -29,8 +28,8 @@ def parse_override(text: str) -> tuple[list[str], Any]:
     if colon and file != PARAMETERS:
         raise SettingsError(f"the override {text!r} names the file {file}; only {PARAMETERS} holds settings")
     try:
-        return path, yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        return path, read_yaml(value)
+    except UNREADABLE as error:
         said = " ".join(str(error).split())
         raise SettingsError(f"the override {text!r} has a value that is not YAML: {said}") from error
 
@@ -52,9 +51,9 @@ def apply_overrides(root: Path, overrides: Sequence[str]) -> bool:
     stream = io.StringIO()
     editor().dump(document, stream)
     after = stream.getvalue()
-    values = yaml.safe_load(after)
+    values = read_yaml(after)
     parse_settings(values, source=f"{PARAMETERS} with the overrides")
-    if values == yaml.safe_load(before):
+    if values == read_yaml(before):
         return False  # nothing but the layout would change
     write_bytes(path, after.encode("utf-8"))
     return True

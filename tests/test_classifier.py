@@ -21,6 +21,8 @@ from clpdd.config.augment import AugmentSettings
 from clpdd.config.distill import DistillSettings
 from clpdd.config.evaluate import EvaluateSettings
 from clpdd.datasets.index import Index
+from clpdd.datasets.listing import BadImages
+from clpdd.datasets.sources.folder import scan
 from clpdd.distilled.dataset import DistilledSet
 from clpdd.encoders.calling import encode
 from clpdd.errors import ArtifactError, DataError, ResourceError, SettingsError
@@ -53,6 +55,25 @@ def test_it_classifies_real_images_that_it_never_saw(world: World, data: Distill
     scores = made(test.features())
     torch.testing.assert_close(scores.sum(1), torch.ones(len(test)))
     assert (scores.argmax(1) == test.labels).double().mean() > 0.7
+
+
+@pytest.mark.parametrize("protocol", ["sgd", "closed_form"])
+def test_its_probabilities_say_how_often_it_is_right(world: World, data: DistilledSet, protocol: str) -> None:
+    made = train_classifier(data, world.encoder, QUICK, protocol=protocol)
+    test = FeatureStore.open(world.layout.features(world.encoder.name, "test"))
+    scores = made(test.features())
+    accuracy = (scores.argmax(1) == test.labels).double().mean().item()
+    raw = dataclasses.replace(
+        made, weight=made.weight * made.info["temperature"], bias=made.bias * made.info["temperature"]
+    )
+    uncalibrated = raw(test.features())
+    assert accuracy > 0.6
+    if protocol == "closed_form":
+        assert uncalibrated.amax(1).mean() < 0.3  # as it comes out of the solve: no probability at all
+    assert abs(scores.amax(1).mean().item() - accuracy) < 0.25
+    losses = [torch.nn.functional.nll_loss(s.log(), test.labels).item() for s in (scores, uncalibrated)]
+    assert losses[0] < losses[1] / (1.5 if protocol == "closed_form" else 1)
+    assert torch.equal(scores.argmax(1), uncalibrated.argmax(1))
 
 
 def test_closed_form_centres_by_the_real_mean_that_the_set_keeps_for_its_encoder(
@@ -112,6 +133,43 @@ def test_files_are_classified_as_their_features_are_and_a_bad_one_stops_nothing(
     assert found[5].classes == ()
     assert found[5].problem is not None
     assert "broken.png" in found[5].problem
+
+
+def test_a_folder_is_looked_through_as_for_an_index(tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    (new / "sub").mkdir(parents=True)
+    (new / ".cache").mkdir()
+    (new / "__MACOSX").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    for name in (
+        "with,comma.png",
+        "UPPER.PNG",
+        "a.jfif",
+        "sub/d.webp",
+        "../elsewhere/e.png",
+        ".hidden.png",
+        ".cache/x.png",
+    ):
+        Image.new("RGB", (4, 4)).save(new / name, "PNG")
+    for name in ("._with,comma.png", "__MACOSX/x.png", "Thumbs.db", "readme.txt", "noextension"):
+        (new / name).write_bytes(b"clutter")
+    (new / "linked").symlink_to(tmp_path / "elsewhere")
+    (new / "up").symlink_to(new)
+    (new / "one.png").symlink_to("UPPER.PNG")
+    (new / "broken.png").symlink_to("nowhere.png")
+    found = [path.relative_to(new).as_posix() for path in find_images([new])]
+    assert found == ["UPPER.PNG", "a.jfif", "broken.png", "linked/e.png", "one.png", "sub/d.webp", "with,comma.png"]
+    assert find_images([new / ".hidden.png", new / ".cache"]) == [new / ".hidden.png", new / ".cache/x.png"]  # named
+    (tmp_path / "train/c").mkdir(parents=True)
+    for name in ("a", "b"):
+        (tmp_path / "train" / name).mkdir()
+    for path in find_images([new]):
+        if path.exists():
+            (tmp_path / "train/c" / path.name).write_bytes(path.read_bytes())
+    for path in (new / ".hidden.png", new / "._with,comma.png"):
+        (tmp_path / "train/c" / path.name).write_bytes(path.read_bytes())
+    listed = scan([tmp_path / "train"], "train", BadImages(False))["c"]
+    assert [Path(file.name).name for file in listed] == [path.name for path in find_images([tmp_path / "train/c"])]
 
 
 def test_refusals(world: World, data: DistilledSet, classifier: Classifier, tmp_path: Path) -> None:

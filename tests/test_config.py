@@ -8,6 +8,11 @@ from typing import Any
 import pytest
 
 from clpdd.catalogue.methods import METHODS
+from clpdd.config.augment import AugmentSettings
+from clpdd.config.cache import CacheSettings
+from clpdd.config.dataset import DatasetSettings
+from clpdd.config.distill import DistillSettings
+from clpdd.config.evaluate import EvaluateSettings
 from clpdd.config.loading import load_settings, parse_settings
 from clpdd.config.settings import Settings
 from clpdd.config.variants import BUILT_IN, MethodVariant, resolve
@@ -154,3 +159,132 @@ def test_every_built_in_variant_is_of_a_known_method() -> None:
         assert load_method(name).name == name
     for name in BUILT_IN:
         assert resolve(name, Settings().distill).method in METHODS
+
+
+WORDS = ["no", "yes", "on", "off", "y", "n", "1:30", "2024-01-01", "1_5:2", "=", "<", "nul"]
+
+
+def test_words_that_yaml_1_1_takes_for_something_else_are_text_with_quotes_and_without(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    plain = ", ".join(WORDS)
+    quoted = ", ".join(f'"{word}"' for word in WORDS)
+    for names in (plain, quoted):
+        path.write_text(
+            f"dataset: {{class_names: [{names}]}}\ndistill: {{images_per_class: {{default: 1, no: 5, 1:30: 2}}}}\n"
+        )
+        settings = load_settings(path)
+        assert settings.dataset.class_names == WORDS
+        assert settings.distill.images_per_class == {"default": 1, "no": 5, "1:30": 2}
+
+
+def test_settings_survive_being_written_anew_as_dvc_does(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(
+        'dataset: {class_names: ["no", "yes", "1:30", "7", "null"]}\n'
+        'distill: {images_per_class: {default: 1, "no": 5, "7": 2}}\n'
+    )
+    before = load_settings(path)
+    modify_params = pytest.importorskip("dvc.utils.serialize").modify_yaml
+    with modify_params(path) as values:
+        values["seed"] = 3
+    assert '"no"' not in path.read_text()  # the quotes are gone
+    after = load_settings(path)
+    assert after == before.model_copy(update={"seed": 3})
+    assert after.dataset.class_names == ["no", "yes", "1:30", "7", "null"]
+    assert after.distill.images_per_class == {"default": 1, "no": 5, "7": 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "told", "mended"),
+    [
+        (
+            "distill: {images_per_class: {default: 1, 10: 3}}",
+            'images_per_class.10: must be text, but 10 is a number: put it in quotes, "10"',
+            '"10"',
+        ),
+        (
+            "distill: {images_per_class: {default: 1, 010: 3}}",
+            'must be text, but 010 is a number: put it in quotes, "010"',
+            '"010"',
+        ),
+        (
+            "distill: {images_per_class: {default: 1, 1e3: 3}}",
+            'must be text, but 1e3 is a number: put it in quotes, "1e3"',
+            '"1e3"',
+        ),
+        (
+            "distill: {images_per_class: {default: 1, true: 3}}",
+            'must be text, but true is a truth value: put it in quotes, "true"',
+            '"true"',
+        ),
+        (
+            "dataset: {class_names: [2, 0x10, two]}",
+            'class_names.1: must be text, but 0x10 is a number: put it in quotes, "0x10"',
+            '"0x10"',
+        ),
+        (
+            "dataset: {class_names: [null, a]}",
+            'class_names.0: must be text, but null is nothing: put it in quotes, "null"',
+            '"null"',
+        ),
+        (
+            "dataset: {title: 2024}",
+            'dataset.title: must be text, but 2024 is a number: put it in quotes, "2024"',
+            '"2024"',
+        ),
+        (
+            "distill: {augment: {crop: yes}}",
+            "crop: must be true or false, and yes is text in YAML 1.2: write true",
+            "true",
+        ),
+        (
+            "distill: {decorrelate: off}",
+            "decorrelate: must be true or false, and off is text in YAML 1.2: write false",
+            "false",
+        ),
+    ],
+)
+def test_a_word_that_needs_quotes_is_shown_as_it_is_written_and_the_remedy_works(
+    tmp_path: Path, text: str, told: str, mended: str
+) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text + "\n")
+    with pytest.raises(SettingsError) as refused:
+        load_settings(path)
+    assert told in str(refused.value)
+    word = mended.strip('"') if '"' in mended else {"true": "yes", "false": "off"}[mended]
+    text = text.replace("[2,", '["2",')  # the first of two
+    path.write_text(text.replace(f"{word}:", f"{mended}:") if f"{word}:" in text else text.replace(word, mended))
+    load_settings(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "values", "told"),
+    [
+        (DistillSettings, {"stepz": 1}, "stepz: unknown key; did you mean steps?"),
+        (DistillSettings, {"steps": 0}, "steps: input should be greater than or equal to 1 (got 0)"),
+        (EvaluateSettings, {"augment": {"flipp": 0.5}}, "augment.flipp: unknown key; did you mean flip?"),
+        (AugmentSettings, {"crop_area": [0.9, 0.1]}, "crop_area is [0.9, 0.1], but the first number must not exceed"),
+        (DatasetSettings, {"name": "digts"}, "name: unknown dataset 'digts'; did you mean digits?"),
+        (DatasetSettings, {"name": "folder", "train": 3}, "train: input should be a valid string (got 3)"),
+        (DatasetSettings, {"name": "folder", "train": ["a", 3]}, "train.1: input should be a valid string (got 3)"),
+        (CacheSettings, {"dtype": "float8"}, "dtype: input should be 'float16' or 'float32' (got 'float8')"),
+        (Settings, {"methods": ["cpl"]}, "methods: unknown method 'cpl'; did you mean clp?"),
+    ],
+)
+def test_wrong_settings_from_python_are_refused_in_the_words_of_the_file(make: Any, values: Any, told: str) -> None:
+    for how in (make, lambda **given: make.model_validate(given)):
+        with pytest.raises(SettingsError) as refused:
+            how(**values)
+        assert str(refused.value).startswith(f"{make.__name__} has settings that cannot be used:\n  {told}")
+        assert "pydantic" not in str(refused.value)
+    section = {
+        DistillSettings: "distill",
+        EvaluateSettings: "evaluate",
+        DatasetSettings: "dataset",
+        CacheSettings: "cache",
+    }
+    if make in section:
+        with pytest.raises(SettingsError) as refused:
+            parse_settings({section[make]: values})
+        assert f"  {section[make]}.{told}" in str(refused.value)

@@ -16,7 +16,7 @@ from torchvision.datasets import ImageFolder
 
 from clpdd.distilled.dataset import DistilledSet
 from clpdd.distilled.export import FORMATS, export
-from clpdd.errors import ArtifactError, ResourceError
+from clpdd.errors import ArtifactError, ResourceError, SettingsError
 from clpdd.storage.files import sha256_tree
 
 NAMES = ["zero", "../one", "zwei/двa"]
@@ -69,6 +69,56 @@ def test_safetensors_hold_the_tensors(source: Path, tmp_path: Path) -> None:
     tensors, data = load_file(export(source, "safetensors", tmp_path / "out.safetensors")), DistilledSet.load(source)
     assert torch.equal(tensors["images"], data.images)
     assert torch.equal(tensors["labels"], data.labels)
+
+
+def random_set(folder: Path) -> Path:
+    """Two images of each class in three independent draws; an image's pixels are 10 times its row."""
+    images = torch.arange(18, dtype=torch.uint8).mul(10).view(18, 1, 1, 1).expand(18, 3, 8, 8).contiguous()
+    labels, draw = torch.tensor([0, 0, 1, 1, 2, 2]).repeat(3), torch.arange(3).repeat_interleave(6)
+    return DistilledSet(images, labels, NAMES, {"method": "random", "dataset": "d"}, draw=draw).save(folder)
+
+
+@pytest.mark.parametrize("draw", [0, 2])
+def test_one_draw_is_exported_of_a_set_of_several(tmp_path: Path, draw: int) -> None:
+    source = random_set(tmp_path / "set")
+    wanted = [10 * row for row in range(6 * draw, 6 * draw + 6)]
+    out = {form: export(source, form, tmp_path / form, draw) for form in FORMATS}
+    pictures = [np.asarray(picture)[0, 0, 0] for picture, _ in ImageFolder(out["folder"])]
+    assert pictures == wanted
+    tensors = load_file(out["safetensors"])
+    assert tensors["images"][:, 0, 0, 0].tolist() == wanted
+    assert tensors["labels"].tolist() == [0, 0, 1, 1, 2, 2]
+    with tarfile.open(out["webdataset"]) as tar:
+        facts = [json.load(tar.extractfile(name)) for name in tar.getnames() if name.endswith(".json")]  # type: ignore[arg-type]
+    assert [(f["label"], f["draw"], f["draws"]) for f in facts] == [(k, draw, 3) for k in (0, 0, 1, 1, 2, 2)]
+    table = datasets.load_dataset(str(out["huggingface"]), split="train", cache_dir=str(tmp_path / "cache"))
+    assert [np.asarray(row["image"])[0, 0, 0] for row in table] == wanted
+    assert table["draw"] == [draw] * 6
+    told = (out["huggingface"] / "README.md").read_text()
+    assert "6 images, 3 classes" in told
+    assert f"This is draw {draw} of 3 independent ones, 0 to 2." in told
+
+
+def test_a_set_of_several_draws_keeps_them_apart_and_says_so(tmp_path: Path) -> None:
+    source = random_set(tmp_path / "set")
+    for number in range(3):
+        folder = ImageFolder(source / "images" / f"draw-{number}")
+        assert [np.asarray(picture)[0, 0, 0] for picture, _ in folder] == [
+            10 * r for r in range(6 * number, 6 * number + 6)
+        ]
+    assert "3 independent draws of 6 images each" in (source / "README.md").read_text()
+    loaded = DistilledSet.load(source)
+    assert [draw.images[:, 0, 0, 0].tolist() for draw in loaded.draws] == [
+        [10 * r for r in range(6 * k, 6 * k + 6)] for k in range(3)
+    ]
+    with pytest.raises(SettingsError, match="has no draw 3: it holds draws 0 to 2"):
+        export(source, "folder", tmp_path / "out", 3)
+
+
+def test_a_set_of_one_draw_has_none_but_the_first(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="has no draw 1: it holds one draw, number 0"):
+        export(source, "folder", tmp_path / "out", 1)
+    assert "draw" not in (source / "README.md").read_text()
 
 
 @pytest.mark.parametrize("form", FORMATS)

@@ -33,13 +33,26 @@ def test_a_plan_reaches_every_stage_and_every_moment() -> None:
     assert {m.stage for m in plan(random.Random(1), len(STAGES), STAGES)} == set(STAGES)
 
 
-def test_the_summary_fails_when_anything_differs() -> None:
+def test_damage_counts_as_noticed_in_whichever_log_but_only_after_it_was_done(tmp_path: Path) -> None:
+    first, second = tmp_path / "000.log", tmp_path / "001.log"
+    first.write_text("of an earlier damage: noticed\n")
+    harmed = Damage("finished work: empty", "001.png", ("noticed",))
+    harmed.mark(tmp_path)
+    second.write_text("nothing to see\n")
+    harmed.look(tmp_path)
+    assert not harmed.noticed
+    with first.open("a") as log:  # the stage of the first attempt has outlived its DVC, and goes on in its log
+        log.write("this one was noticed\n")
+    harmed.look(tmp_path)
+    assert harmed.noticed
+
+
+def test_the_summary_fails_when_anything_differs(tmp_path: Path) -> None:
     report = Report()
     assert report.passed
     report.damages.append(Damage("shard: flip", "c/0/0", ("noticed",)))
-    report.damages[0].look("nothing to see")
-    assert not report.damages[0].noticed
-    report.damages[0].look("it was noticed")
+    (tmp_path / "000.log").write_text("it was noticed")
+    report.damages[0].look(tmp_path)
     assert "damage noticed  1 of 1" in str(report)
     report.failures.append("different after run 0: data/x")
     assert not report.passed

@@ -27,6 +27,8 @@ def ablate(project: Project, encoder: str, command: str = "") -> Path:
 def _compare(project: Project, encoder: str, jobs: list[Job], name: str, judge: str, command: str) -> Path:
     folder = project.layout.comparison(encoder)
     with exclusive(project.layout.work, "benchmark", project.settings.runtime.wait_seconds):
+        keys = ("seed", "variants", "distill", "evaluate", "benchmark")
+        project.take(name, encoder, folder / f"{name}.parquet", *keys)
         compare(project, encoder, jobs, folder / f"{name}.parquet", judge=judge, command=command)
     tables = [folder / f"{name}.parquet" for name in ("benchmark", "ablations")]
     return write_comparison([table for table in tables if table.exists()], folder / "comparison.html")

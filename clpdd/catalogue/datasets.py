@@ -48,6 +48,7 @@ CATALOGUE: dict[str, Entry] = {
     "digits": Entry("digits", 10, 1_797, root="none"),
     "parquet": Entry("parquet"),
     "folder": Entry("folder"),
+    "webdataset": Entry("webdataset"),
     "imagenet-1k": _imagenet("", 1000),
     "imagenet-100": _imagenet("imagenet-100", 100),
     **{
@@ -84,13 +85,14 @@ LAYOUTS: dict[str, str] = {
     "stanford-dogs": "clpdd.datasets.sources.published:list_dogs",
     "torchvision": "clpdd.datasets.sources.hub:list_torchvision",
     "waterbirds": "clpdd.datasets.sources.grouped:list_waterbirds",
+    "webdataset": "clpdd.datasets.sources.webdataset:list_webdataset",
 }
 """Layout -> ``"module:function"``, the reader of images that lie so; imported when it is needed."""
 
 OPEN = {"hf": "hf", "torchvision": "torchvision"}
 """Prefix of names that lie outside the catalogue -> layout: ``hf:owner/name``, ``torchvision:Name``."""
 
-PLACED_BY_SPLIT = ("parquet", "folder")
+PLACED_BY_SPLIT = ("parquet", "folder", "webdataset")
 """Layouts whose splits are placed by ``train``, ``validation`` and ``test``; others lie below ``root``."""
 
 

@@ -254,7 +254,7 @@ def predict(options: argparse.Namespace) -> None:
 def export(options: argparse.Namespace) -> None:
     from ..distilled.export import export
 
-    log.info("written: %s", export(options.distilled, options.to, options.out))
+    log.info("written: %s", export(options.distilled, options.to, options.out, options.draw))
 
 
 def pretrain(options: argparse.Namespace) -> None:

@@ -122,6 +122,8 @@ def _hand_over(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--to", choices=["huggingface", "folder", "webdataset", "safetensors"], required=True, help="form to write"
     )
     export.add_argument("--out", type=Path, required=True, help="what to write; must not exist yet")
+    text = "number of the independent draw, of a set that has several (default: 0)"
+    export.add_argument("--draw", type=whole_number(0), default=0, help=text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,14 +7,14 @@ itself because DVC reads the encoders and methods of its matrix from there.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..config.editing import edited
 from ..config.loading import load_settings, parse_settings
+from ..config.reading import read_yaml
 from ..config.settings import Settings
 from ..errors import SettingsError
 from ..storage.files import write_bytes
@@ -48,7 +48,7 @@ def preset(name: str, folder: Path | str = "presets") -> dict[str, Any]:
             f"the encoders {', '.join(encoders)}"
         )
     halves = [folder / "datasets" / f"{dataset}.yaml", folder / "encoders" / f"{encoder}.yaml"]
-    one, other = (yaml.safe_load(path.read_text(encoding="utf-8")) for path in halves)
+    one, other = (read_yaml(path.read_text(encoding="utf-8")) for path in halves)
     return merged(one, other)
 
 
@@ -65,7 +65,7 @@ def apply_preset(name: str, params: Path, folder: Path | str = "presets", root: 
     """Write a preset into a settings file, whole or not at all; other settings and all comments stay.
 
     Args:
-        root: ``dataset.root`` instead of the preset's.
+        root: ``dataset.root`` instead of the preset's; a relative one is relative to the working folder.
 
     Raises:
         SettingsError: unknown preset, a file that is not sound, or a preset that does not go with the rest of it.
@@ -73,12 +73,14 @@ def apply_preset(name: str, params: Path, folder: Path | str = "presets", root: 
     load_settings(params)
     changes = preset(name, folder)
     if root is not None:
+        if not os.path.samefile(params.parent, os.curdir) and not root.startswith("~"):
+            root = os.path.abspath(root)  # paths in the file are relative to the file's folder
         changes = merged(changes, {"dataset": {"root": root}})
     before = params.read_text(encoding="utf-8")
     after = edited(before, changes, _WHOLE)
-    values = yaml.safe_load(after)
-    if values != merged(yaml.safe_load(before) or {}, changes):
+    values = read_yaml(after)
+    if values != merged(read_yaml(before) or {}, changes):
         raise SettingsError(f"{params} cannot be edited without changing more than {name} asks for: write it plainly")
-    settings = parse_settings(values, source=f"{params} with the preset {name}")
+    parse_settings(values, source=f"{params} with the preset {name}")
     write_bytes(params, after.encode())
-    return settings
+    return load_settings(params)

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from ..catalogue.datasets import PLACED_BY_SPLIT, entry
 from .domains import OpenShare, Positive, Section
 
 __all__ = ["DatasetSettings", "SplitLimits"]
 
-Paths = str | list[str] | None
+# The tags in brackets keep problems of the one form free of the other's: the explanation leaves them out.
+Paths = Annotated[
+    Annotated[str, Tag("[one]")] | Annotated[list[str], Tag("[several]")],
+    Discriminator(lambda value: "[several]" if isinstance(value, list) else "[one]"),
+]
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 class SplitLimits(Section):
@@ -29,9 +37,9 @@ class DatasetSettings(Section):
     title: Annotated[str, Field(min_length=1, max_length=80)] | None = None
     root: str | None = None
     download: bool = False
-    train: Paths = None
-    validation: Paths = None
-    test: Paths = None
+    train: Paths | None = None
+    validation: Paths | None = None
+    test: Paths | None = None
     image_column: str = "image"
     label_column: str = "label"
     group_column: str | None = None
@@ -40,6 +48,7 @@ class DatasetSettings(Section):
     test_fraction: OpenShare = 0.2
     max_per_class: SplitLimits = SplitLimits()
     bad_images: Literal["error", "skip"] = "error"
+    empty_classes: Literal["error", "drop"] = "error"
     duplicates: Literal["error", "drop", "allow"] = "error"
     store: Literal["auto", "bytes", "paths"] = "auto"
     watch: Literal["stat", "bytes"] = "stat"
@@ -58,7 +67,9 @@ class DatasetSettings(Section):
         given = [name for name in ("train", "validation", "test") if getattr(self, name) is not None]
         by_split = layout in PLACED_BY_SPLIT
         if given and not by_split:
-            raise ValueError(f"{given[0]} is for the datasets parquet and folder; {self.name} brings its own images")
+            raise ValueError(
+                f"{given[0]} is for the datasets {_listed(PLACED_BY_SPLIT)}; {self.name} brings its own images"
+            )
         if by_split and self.train is None:
             raise ValueError(f"train is needed by the dataset {self.name}: give the path of the training images")
         if self.root is not None and (by_split or known.root == "none"):
@@ -67,8 +78,8 @@ class DatasetSettings(Section):
             raise ValueError(f"root is needed by the dataset {self.name}: give the folder its files lie in")
         if self.download and layout != "torchvision":
             raise ValueError(f"download is for datasets of torchvision; fetch {self.name} yourself and set root")
-        if self.group_column is not None and layout not in ("parquet", "hf"):
-            raise ValueError(f"group_column is for the datasets parquet and hf:NAME, not for {self.name}")
+        if self.group_column is not None and layout not in ("parquet", "webdataset", "hf"):
+            raise ValueError(f"group_column is for the datasets parquet, webdataset and hf:NAME, not for {self.name}")
         if self.validation_fraction + self.test_fraction >= 1:
             raise ValueError("validation_fraction + test_fraction must be below 1, or nothing is left to train on")
         if self.class_names is not None and len(set(self.class_names)) != len(self.class_names):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..catalogue.protocols import PROTOCOLS
+from ..errors import SettingsError
 from ..runtime.notebook import html_table
+from .explaining import explained
 
 __all__ = [
     "Count",
@@ -37,7 +39,10 @@ Protocol: Any = Literal.__getitem__(tuple(name for name, entry in PROTOCOLS.item
 
 
 class Section(BaseModel):
-    """A part of the settings: unknown keys, wrong types, NaN and infinity are refused."""
+    """A part of the settings: unknown keys, wrong types, NaN and infinity are refused.
+
+    Made by hand it raises ``SettingsError`` with the words that a settings file is refused with.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -60,6 +65,28 @@ class Section(BaseModel):
         if not rows:
             return f"<p>{name}: the defaults</p>"
         return html_table(("setting", "value", "default"), rows, f"{name}: what differs from the defaults")
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise SettingsError(explained(error, type(self), type(self).__name__)) from None
+
+    @classmethod
+    def model_validate(cls, obj: Any, **options: Any) -> Self:
+        """The section made of a mapping. Raises ``SettingsError``."""
+        return cls.checked(obj, cls.__name__, **options)
+
+    @classmethod
+    def checked(cls, values: Any, source: str, text: str | None = None, **options: Any) -> Self:
+        """``model_validate``, whose refusals name the ``source`` and show what its ``text`` says."""
+        try:
+            return super().model_validate(values, **options)
+        except ValidationError as error:
+            raise SettingsError(explained(error, cls, source, values, text)) from None
+
+    # pydantic's own mark of an __init__ that only makes what validation would: sections within sections skip it
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
 
 def once(names: list[Any]) -> list[Any]:

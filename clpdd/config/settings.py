@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from ..catalogue.methods import METHODS
+from ..errors import SettingsError
 from .benchmark import BenchmarkSettings
 from .cache import CacheSettings
 from .dataset import DatasetSettings
@@ -142,6 +145,34 @@ class Settings(Section):
         if weights is None:
             return {"name": encoder, **own[encoder]}
         return {"name": encoder, "members": {name: {"weight": weights[name], **own[name]} for name in own}}
+
+    def refuse_small_classes(self, class_names: Sequence[str], counts: Sequence[int]) -> None:
+        """Raise ``SettingsError`` where a class has fewer training images than one of ``methods`` takes of it.
+
+        Args:
+            counts: training images of each class.
+        """
+        for name in self.methods:
+            variant = self.variant(name)
+            method, distill = variant.method, variant.settings
+            per_class = distill.per_class(class_names)
+            if method == "neighbor":
+                distill = resolve(distill.neighbor_of, distill).settings
+            starts = (METHODS[method].optimises or method == "neighbor") and distill.initialisation == "centroid"
+            if not (starts or method in ("random", "centroid")):
+                continue
+            short = [label for label, wanted in enumerate(per_class) if counts[label] < wanted]
+            if short:
+                first, more = short[0], f" (and {len(short) - 1} more classes)" if len(short) > 1 else ""
+                default = max(1, min(self.distill.most_per_class, per_class[first]))
+                least = {class_names[label]: int(counts[label]) for label in short[:5]}
+                listed = ", ".join(f"{json.dumps(key, ensure_ascii=False)}: {value}" for key, value in least.items())
+                raise SettingsError(
+                    f"distill.images_per_class is {per_class[first]} for class {class_names[first]!r}, which has "
+                    f"{counts[first]} training images{more}, and the method {name} takes that many real ones: add "
+                    f"images, or lower it for them, distill.images_per_class: {{default: {default}, {listed}"
+                    f"{', ...' if len(short) > 5 else ''}}}"
+                )
 
     def variant(self, name: str) -> MethodVariant:
         """The method behind a name in ``methods``, and the settings it runs with."""

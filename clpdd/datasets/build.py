@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..errors import DataError
 from ..storage.files import canonical_json, explain_os_errors, flush, remove, sha256_bytes, staged
 from ..storage.layout import SPLITS
 from .check import check
+from .classes import check_classes, refuse_empty_classes, refuse_single_class
 from .decode import Undecodable
 from .duplicates import Duplicates
 from .index import IndexWriter
@@ -28,11 +29,19 @@ __all__ = ["build_index", "index_arrays", "open_source", "write_index"]
 
 log = logging.getLogger(__name__)
 
+Enough = Callable[[Sequence[str], Sequence[int]], None]
+"""Takes the names of the classes and their numbers of training images; raises where these are too few."""
+
 _REFER_ABOVE = 50_000  # files: an index that copied more would be the dataset once again
 
 
 def build_index(
-    settings: DatasetSettings, seed: int, out: Path, base: Path = Path("."), partial: Path | None = None
+    settings: DatasetSettings,
+    seed: int,
+    out: Path,
+    base: Path = Path("."),
+    partial: Path | None = None,
+    enough: Enough | None = None,
 ) -> dict[str, Path]:
     """Check every chosen image by decoding it, and write the indexes: ``open_source``, then ``write_index``.
 
@@ -41,9 +50,10 @@ def build_index(
         out: folder that gets the files.
         base: what the paths of the settings are relative to.
         partial: folder in which a killed run finds what it has checked; removed when the indexes are whole.
+        enough: see ``write_index``.
     """
     bad = BadImages(settings.bad_images == "skip")
-    written = write_index(open_source(settings, base, bad), settings, seed, out, bad, partial)
+    written = write_index(open_source(settings, base, bad), settings, seed, out, bad, partial, enough)
     if partial is not None:
         remove(partial)
     return written
@@ -83,7 +93,7 @@ def index_arrays(
             raise DataError(f"{split} must be a pair (images, labels), not {type(given).__name__}")
     settings = settings or DatasetSettings()
     names = check_class_names(class_names, "class_names")
-    _refuse_single_class(names)
+    refuse_single_class(names)
     listings: dict[str, Listing] = {
         split: Images(images, labels, split, len(names)) for split, (images, labels) in splits.items()
     }
@@ -92,7 +102,14 @@ def index_arrays(
 
 
 def write_index(
-    source: Source, settings: DatasetSettings, seed: int, out: Path, bad: BadImages, partial: Path | None = None
+    source: Source,
+    settings: DatasetSettings,
+    seed: int,
+    out: Path,
+    bad: BadImages,
+    partial: Path | None = None,
+    enough: Enough | None = None,
+    home: Path | None = None,
 ) -> dict[str, Path]:
     """Check, split and write the images of a source.
 
@@ -107,6 +124,9 @@ def write_index(
             (images per split and class, what was skipped and why, duplicates). They appear together, when whole.
         bad: what the source has left out already.
         partial: folder in which a killed run finds what it has checked.
+        enough: called with the names of the classes and their numbers of training images, before any is read and
+            again without those that are left out; it raises where these are too few.
+        home: the folder that the indexes will lie in, which files are named relative to; ``None``: ``out``.
 
     Returns:
         split -> its index.
@@ -116,8 +136,12 @@ def write_index(
             without images, and duplicates where they are errors.
         ResourceError: ``out`` cannot be written.
     """
-    _check_classes(source)
+    source = check_classes(source, settings)
     parts = _choose(source, settings, seed)
+    if enough is not None:
+        given, rows = parts["train"]
+        chosen = source.listings[given].labels[rows]
+        enough(source.class_names, np.bincount(chosen, minlength=len(source.class_names)).tolist())
     duplicates = Duplicates(settings.duplicates)
     counts: dict[str, dict[str, int]] = {}
     with explain_os_errors("write the index to", out), staged(out) as staging:
@@ -133,9 +157,11 @@ def write_index(
             listing = source.listings[given]
             rows, digests, sizes = _usable(split, listing, rows, settings, bad, duplicates, partial)
             refer = _refers(listing, settings)
-            with IndexWriter(staging / f"{split}.parquet", split, metadata) as writer:
+            with IndexWriter(staging / f"{split}.parquet", split, metadata, refer, home or out) as writer:
                 _fill(writer, listing, rows, digests, sizes, refer)
             counts[split] = _count(listing.labels[rows].tolist(), source, split, bad)
+        if enough is not None:
+            enough(source.class_names, list(counts["train"].values()))
         summary: dict[str, Any] = {
             "dataset": settings.title or source.name,
             "class_names": source.class_names,
@@ -175,29 +201,6 @@ def _refers(listing: Listing, settings: DatasetSettings) -> bool:
     return isinstance(listing, Files) and (
         settings.store == "paths" or (settings.store == "auto" and len(listing.labels) > _REFER_ABOVE)
     )
-
-
-def _refuse_single_class(names: list[str]) -> None:
-    if len(names) < 2:
-        told = f"one class only ({names[0]})" if names else "no classes"
-        raise DataError(f"the dataset has {told}: a probe needs at least two")
-
-
-def _check_classes(source: Source) -> None:
-    _refuse_single_class(source.class_names)
-    present = np.bincount(source.listings["train"].labels, minlength=len(source.class_names))
-    _refuse_empty_classes(present, source.class_names, "among the training images")
-
-
-def _refuse_empty_classes(counts: NDArray[np.int64], names: list[str], where: str) -> None:
-    empty = np.flatnonzero(counts == 0)
-    if len(empty):
-        told = ", ".join(f"{names[label]!r} (label {label})" for label in empty[:5])
-        raise DataError(
-            f"{len(empty)} of {len(names)} classes have no image {where}: {told}"
-            f"{', ...' if len(empty) > 5 else ''}. Add images, or remove the class and renumber the labels "
-            f"without a gap"
-        )
 
 
 def _choose(source: Source, settings: DatasetSettings, seed: int) -> dict[str, tuple[str, NDArray[np.int64]]]:
@@ -264,7 +267,8 @@ def _count(labels: list[int], source: Source, split: str, bad: BadImages) -> dic
     counts = np.bincount(np.asarray(labels, dtype=np.int64), minlength=len(source.class_names))
     if split == "train":
         left_out = f"{len(bad.skipped)} bad images were skipped and duplicates left out"
-        _refuse_empty_classes(counts, source.class_names, f"to train on after {left_out}")
+        advice = "Repair its images, or add others"
+        refuse_empty_classes(counts, source.class_names, f"to train on after {left_out}", advice)
     elif not labels:
         raise DataError(f"dataset.{split} has no usable image: {len(bad.skipped)} were skipped as bad")
     elif len(empty := np.flatnonzero(counts == 0)):

@@ -10,11 +10,14 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DataError
+from . import png
 
-__all__ = ["FORMATS", "Undecodable", "decode", "decode_image"]
+__all__ = ["FORMATS", "SUFFIXES", "Undecodable", "decode", "decode_image"]
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "QOI", "TGA")
 """Formats that are read, by content, never by file name. Others of Pillow's stay shut: EPS would start Ghostscript."""
+
+_TGA_FOOTER = b"TRUEVISION-XFILE.\0"  # TGA has no mark at its beginning
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -28,6 +31,9 @@ _UPRIGHT = {
 }
 
 Image.init()
+
+SUFFIXES = tuple(sorted(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS))
+"""What names of such files end in, in lower case: for finding images among other files."""
 
 
 class Undecodable(Exception):
@@ -60,6 +66,18 @@ def decode_image(data: bytes, max_pixels: int, where: str) -> Image.Image:
 
 def decode(data: bytes, max_pixels: int) -> Image.Image:
     """``decode_image`` for callers that name the image themselves; raises ``Undecodable`` alone."""
+    try:
+        return _decode(data, max_pixels)
+    except Undecodable:
+        if not data.startswith(png.SIGNATURE):
+            raise
+        bare = png.without_texts(data)
+        if len(bare) == len(data):
+            raise
+        return _decode(bare, max_pixels)
+
+
+def _decode(data: bytes, max_pixels: int) -> Image.Image:
     opened = _identify(data)
     width, height = opened.size
     if width < 1 or height < 1:
@@ -93,14 +111,16 @@ def _identify(data: bytes) -> Image.Image:
         raise Undecodable("is a Git LFS pointer, not the file itself: run `git lfs pull`")
     for name in FORMATS:
         factory, accepts = Image.OPEN.get(name, (None, None))
-        if factory is None:
+        if factory is None or (name == "TGA" and not data.endswith(_TGA_FOOTER)):
             continue
         try:
             if accepts is None or accepts(data[:16]) is True:
                 return factory(io.BytesIO(data), "")
         except Exception as error:  # as above
             raise Undecodable(f"has a damaged {name} header: {_said(error)}") from error
-    raise Undecodable(f"is in none of the formats that are read ({', '.join(FORMATS)}), going by its content")
+    raise Undecodable(
+        f"is in none of the formats that are read ({', '.join(FORMATS)}), going by its content: convert it, to PNG say"
+    )
 
 
 def _said(error: Exception) -> str:

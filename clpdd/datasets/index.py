@@ -6,6 +6,7 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -44,11 +45,12 @@ SCHEMA = pa.schema(
 )
 """Columns of an index; width and height as decoded (upright), ``sha256`` of the encoded image.
 
-The image is either in ``bytes``, or the file ``path`` (relative to the working folder unless absolute), of which
+The image is either in ``bytes``, or the file ``path`` (relative to the folder of the index unless absolute), of which
 ``offset`` and ``length`` mark the stretch where the file is an archive. ``group`` is null without groups.
 """
 
 _KEY = b"clpdd"
+_RELATIVE = "index"  # what paths are relative to
 _GROUP_ROWS = 1000
 _GROUP_BYTES = 32 << 20
 _GROUPS_HELD = 2
@@ -58,12 +60,19 @@ _CONTENT = ("bytes", "path", "offset", "length", "sha256")
 class IndexWriter:
     """Writes an index in bounded memory; equal rows and metadata give equal bytes. Use as a context manager.
 
-    ``metadata`` must hold ``class_names``, ``dataset``, ``source`` and ``max_pixels``.
+    ``metadata`` must hold ``class_names``, ``dataset``, ``source`` and ``max_pixels``. ``refers`` says that files are
+    named instead of held; ``home`` is the folder that the index will lie in.
     """
 
-    def __init__(self, path: Path, split: str, metadata: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: Path, split: str, metadata: Mapping[str, Any], refers: bool = False, home: Path | None = None
+    ) -> None:
+        home = path.parent if home is None else home
         self._split = split
-        record = canonical_json({**metadata, "format": FORMAT, "split": split}).encode()
+        self._roots: dict[str, str] = {}
+        self._home = os.path.realpath(home)
+        facts = {"relative_to": _RELATIVE} if refers else {}
+        record = canonical_json({**metadata, **facts, "format": FORMAT, "split": split}).encode()
         self._schema = SCHEMA.with_metadata({_KEY: record})
         # A Python file, since its errors keep their errno on the way through Arrow.
         self._file = open(path, "xb")  # noqa: SIM115
@@ -95,12 +104,18 @@ class IndexWriter:
             row["bytes"] = image
             self._held += len(image)
         else:
-            row["path"] = image.path
+            row["path"] = self._placed(image)
             if image.offset >= 0:
                 row |= {"offset": image.offset, "length": image.length}
         self._rows.append(row)
         if len(self._rows) >= _GROUP_ROWS or self._held >= _GROUP_BYTES:
             self._flush()
+
+    def _placed(self, image: File) -> str:
+        """The file relative to the folder of the index, so that both can be moved together; absolute ones stay so."""
+        if image.root not in self._roots:
+            self._roots[image.root] = image.root if os.path.isabs(image.root) else _relative(image.root, self._home)
+        return replace(image, root=self._roots[image.root]).path
 
     def _flush(self) -> None:
         if self._rows:
@@ -226,15 +241,19 @@ class Index:
 
     def _referred(self, row: int, file: File, digest: str) -> bytes:
         path = file.root or file.name
+        if self.metadata.get("relative_to") == _RELATIVE:  # older ones: relative to the working folder
+            path = os.path.join(self.path.parent, path)
+        shown = os.path.normpath(path)
         try:
             data = read_file(Path(path), max_file_bytes(self.max_pixels), file.offset, file.length)
         except Undecodable as problem:
             raise ArtifactError(
-                f"{path}, named by row {row} of {self.path}, {problem}: put it back, or run the stage index again"
+                f"{shown}, named by row {row} of {self.path}, {problem}: put it back, or run the stage index again"
             ) from problem
         if sha256_bytes(data) != digest:
             raise ArtifactError(
-                f"{path} was altered since {self.path} was made (row {row}, {self.ids[row]}): run the stage index again"
+                f"{shown} was altered since {self.path} was made (row {row}, {self.ids[row]}): run the stage index "
+                f"again"
             )
         return data
 
@@ -262,6 +281,13 @@ class Index:
                 self._groups.popitem(last=False)
         self._groups.move_to_end(number)
         return held
+
+
+def _relative(root: str, home: str) -> str:
+    """``root``, which is relative to the working folder, as seen from ``home``."""
+    # ".." behind a link leads elsewhere than its letters say
+    whole = os.path.realpath(root) if ".." in Path(root).parts else os.path.join(os.path.realpath(os.curdir), root)
+    return Path(os.path.relpath(whole, home)).as_posix()
 
 
 def _metadata(path: Path, schema: pa.Schema) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from ..errors import ArtifactError, DataError
 from ..runtime.notebook import ShownImages
 from ..storage.files import explain_os_errors, read_json, remove, write_bytes, write_json
 
-__all__ = ["DistilledSet", "grid", "png_bytes"]
+__all__ = ["DistilledSet", "card", "grid", "parquet_bytes", "png_bytes"]
 
 FORMAT = 1
 _MAX_PIXELS = 4096 * 4096
@@ -100,7 +100,10 @@ class DistilledSet(ShownImages):
 
     @property
     def draws(self) -> list[DistilledSet]:
-        """The set's independent draws, each a set of its own (one, unless the method is random)."""
+        """The set's independent draws, each a set of its own (one, unless the method is random).
+
+        Train on one of them: together they are more images per class than the method was given.
+        """
         if self.draw is None or not len(self):
             return [self]
         parts = []
@@ -108,7 +111,8 @@ class DistilledSet(ShownImages):
             rows = self.draw == number
             soft = None if self.soft_labels is None else self.soft_labels[rows]
             images, labels = self.images[rows], self.labels[rows]
-            parts.append(DistilledSet(images, labels, self.class_names, self.info, soft_labels=soft))
+            draw = self.draw[rows]
+            parts.append(DistilledSet(images, labels, self.class_names, self.info, draw=draw, soft_labels=soft))
         return parts
 
     def _sheet(self) -> bytes:
@@ -128,7 +132,7 @@ class DistilledSet(ShownImages):
                 remove(folder / name)
             folder.mkdir(parents=True, exist_ok=True)
         encoded = [png_bytes(image) for image in self.images]
-        write_bytes(folder / "data.parquet", _parquet(encoded, self))
+        write_bytes(folder / "data.parquet", parquet_bytes(self, encoded))
         for path, data in zip(self._image_paths(), encoded, strict=True):
             write_bytes(folder / "images" / path, data)
         if self.start is not None:
@@ -141,7 +145,7 @@ class DistilledSet(ShownImages):
         for name, points in self.info.get("curves", {}).items():
             rows = [f"step\t{name}", *(f"{step}\t{value!r}" for step, value in points)]
             write_bytes(folder / "curves" / f"{name}.tsv", ("\n".join(rows) + "\n").encode())
-        write_bytes(folder / "README.md", _card(self).encode())
+        write_bytes(folder / "README.md", card(self).encode())
         write_json(folder / "distilled.json", {"format": FORMAT, "class_names": self.class_names, **self.info})
         return folder
 
@@ -177,14 +181,23 @@ class DistilledSet(ShownImages):
             loaded = replace(loaded, start=begun)
         return loaded
 
+    @property
+    def draw_numbers(self) -> list[int]:
+        """The numbers of its draws, ascending."""
+        return [0] if self.draw is None or not len(self) else [int(number) for number in self.draw.unique()]
+
     def _image_paths(self) -> list[str]:
-        seen: dict[int, int] = {}
+        """A path for every image; below ``draw-N`` where there are several draws, which must not get mixed up."""
+        seen: dict[tuple[int, int], int] = {}
         paths = []
         width = max(3, len(str(self.classes - 1)))
-        for label in self.labels.tolist():
-            number = seen.get(label, 0)
-            seen[label] = number + 1
-            paths.append(f"{label:0{width}d}-{_safe(self.class_names[label])}/{number:03d}.png")
+        several = len(self.draw_numbers) > 1
+        draws = [0] * len(self) if self.draw is None else self.draw.tolist()
+        for draw, label in zip(draws, self.labels.tolist(), strict=True):
+            number = seen.get((draw, label), 0)
+            seen[draw, label] = number + 1
+            folder = f"draw-{draw}/" if several else ""
+            paths.append(f"{folder}{label:0{width}d}-{_safe(self.class_names[label])}/{number:03d}.png")
         return paths
 
 
@@ -235,7 +248,9 @@ def _gif(frames: list[np.ndarray]) -> bytes:
     return buffer.getvalue()
 
 
-def _parquet(encoded: list[bytes], data: DistilledSet) -> bytes:
+def parquet_bytes(data: DistilledSet, encoded: list[bytes] | None = None) -> bytes:
+    """``data.parquet`` of a set, whose images may be at hand as PNG."""
+    encoded = encoded or [png_bytes(image) for image in data.images]
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     features: dict[str, Any] = {
         "image": {"_type": "Image"},
@@ -267,7 +282,8 @@ def _parquet(encoded: list[bytes], data: DistilledSet) -> bytes:
     return bytes(sink.getvalue().to_pybytes())
 
 
-def _card(data: DistilledSet) -> str:
+def card(data: DistilledSet) -> str:
+    """The dataset card."""
     info = data.info
     encoder = info.get("encoder", {})
     settings = json.dumps(info.get("settings", {}), sort_keys=True, indent=2)
@@ -289,6 +305,18 @@ def _card(data: DistilledSet) -> str:
         f"weights `{str(encoder.get('digest', '?'))[:12]}`).",
         "",
     ]
+    several = len(data.draw_numbers) > 1
+    if several:
+        lines += [
+            f"These are {len(data.draw_numbers)} independent draws of {len(data.draws[0])} images each, told apart by "
+            "the column `draw` and the folders `images/draw-N`: train on one of them, never on all together.",
+            "",
+        ]
+    elif info.get("draws", 1) > 1:
+        lines += [
+            f"This is draw {data.draw_numbers[0]} of {info['draws']} independent ones, 0 to {info['draws'] - 1}.",
+            "",
+        ]
     if accuracy is not None:
         lines += [f"Top-1 of the closed-form probe on validation images: {accuracy:.2f} %.", ""]
     if data.soft_labels is not None:
@@ -301,6 +329,7 @@ def _card(data: DistilledSet) -> str:
         "```python",
         "from datasets import load_dataset",
         'data = load_dataset("parquet", data_files="data.parquet", split="train")',
+        *(['data = data.filter(lambda row: row["draw"] == 0)'] if several else []),
         "```",
         "",
         "## Licence",

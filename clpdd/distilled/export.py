@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save
 
-from ..errors import ArtifactError, ResourceError
+from ..errors import ArtifactError, ResourceError, SettingsError
 from ..storage.files import canonical_json, explain_os_errors, flush, read_json, staged, write_bytes, write_json
-from .dataset import DistilledSet, png_bytes
+from .dataset import DistilledSet, card, parquet_bytes, png_bytes
 
 __all__ = ["FORMATS", "export"]
 
+log = logging.getLogger(__name__)
 
-def export(source: Path | str, form: str, target: Path | str) -> Path:
+
+def export(source: Path | str, form: str, target: Path | str, draw: int = 0) -> Path:
     """Write the distilled set in folder ``source`` to ``target`` in one of ``FORMATS``, whole or not at all.
 
-    The same set gives the same bytes.
+    The same set gives the same bytes. Of a set of several independent draws (method ``random``) one is written, and the
+    card, the metadata or the samples say which: ``draw`` is its number, from 0 on.
 
     - ``huggingface``: a folder with ``data.parquet`` and a card (``datasets.load_dataset(target)``);
     - ``folder``: ``CLASS/000.png`` (torchvision's ``ImageFolder``), and ``classes.json`` beside the class folders;
@@ -34,12 +39,14 @@ def export(source: Path | str, form: str, target: Path | str) -> Path:
 
     Raises:
         ArtifactError: ``source`` is no distilled set, or holds no images (method ``full``).
+        SettingsError: it has no draw of that number.
         ResourceError: ``target`` exists already, or cannot be written.
     """
     source, target = Path(source), Path(target)
     data = DistilledSet.load(source)
     if not len(data):
         raise ArtifactError(f"{source} stands for all training images and holds none: there is nothing to export")
+    data = _one_draw(data, draw, source)
     if target.exists():
         raise ResourceError(f"{target} exists already: choose another place, or remove it first")
     with explain_os_errors("write", target), staged(target) as staging:
@@ -49,11 +56,27 @@ def export(source: Path | str, form: str, target: Path | str) -> Path:
     return target
 
 
+def _one_draw(data: DistilledSet, draw: int, source: Path) -> DistilledSet:
+    numbers = data.draw_numbers
+    if draw not in numbers:
+        held = f"draws {numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else "one draw, number 0"
+        raise SettingsError(f"{source} has no draw {draw}: it holds {held}")
+    if len(numbers) == 1:
+        return data
+    log.info("draw %d of %d independent ones (--draw chooses another)", draw, len(numbers))
+    chosen = data.draws[numbers.index(draw)]
+    return replace(chosen, info=data.info | {"draws": len(numbers), "draw": draw})
+
+
 def _names(data: DistilledSet) -> list[str]:
     return [path.removesuffix(".png") for path in data._image_paths()]
 
 
 def _huggingface(data: DistilledSet, source: Path, target: Path) -> None:
+    if "draws" in data.info:
+        write_bytes(target / "data.parquet", parquet_bytes(data))
+        write_bytes(target / "README.md", card(data).encode())
+        return
     for name in ("README.md", "data.parquet"):
         write_bytes(target / name, (source / name).read_bytes())
 
@@ -75,6 +98,7 @@ def _webdataset(data: DistilledSet, source: Path, target: Path) -> None:
     with tarfile.open(fileobj=sink, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for i, (name, image, label) in enumerate(zip(_names(data), data.images, data.labels.tolist(), strict=True)):
             facts: dict[str, Any] = {"label": label, "class": data.class_names[label]}
+            facts |= {key: data.info[key] for key in ("draw", "draws") if "draws" in data.info}
             if data.soft_labels is not None:
                 facts["soft_label"] = data.soft_labels[i].tolist()
             told = canonical_json(facts).encode()
@@ -88,6 +112,7 @@ def _webdataset(data: DistilledSet, source: Path, target: Path) -> None:
 def _safetensors(data: DistilledSet, source: Path, target: Path) -> None:
     facts = read_json(source / "distilled.json")
     facts = {key: facts.get(key) for key in ("class_names", "dataset", "method", "name", "encoder", "settings")}
+    facts |= {key: data.info[key] for key in ("draw", "draws") if "draws" in data.info}
     tensors = {"images": data.images.contiguous(), "labels": data.labels.to(torch.int64)}
     if data.soft_labels is not None:
         tensors["soft_labels"] = data.soft_labels.contiguous()

@@ -19,7 +19,11 @@ __all__ = ["measured", "read_record"]
 
 @contextlib.contextmanager
 def measured(file: Path, protocol: ViewedProtocol, subject: Subject) -> Iterator[None]:
-    """Add seconds and peak memory of the block to the piece's record, also when it is interrupted."""
+    """Add seconds and peak memory of the block to the piece's record, also when it is interrupted.
+
+    ``seconds`` is what the piece takes when it is run alone; of these, ``shared_seconds`` were spent on encoding by
+    another piece before and are not spent again.
+    """
     device = subject.bench.encoder.mean.device
     _reset_peak(device)
     subject.borrowed = 0.0
@@ -28,9 +32,10 @@ def measured(file: Path, protocol: ViewedProtocol, subject: Subject) -> Iterator
         yield
     finally:
         record = read_record(file)
-        before = record.get(str(protocol), {"seconds": 0.0, "peak_memory_mb": 0.0})
+        before = {"seconds": 0.0, "shared_seconds": 0.0, "peak_memory_mb": 0.0} | record.get(str(protocol), {})
         record[str(protocol)] = {
             "seconds": before["seconds"] + time.perf_counter() - start + subject.borrowed,
+            "shared_seconds": before["shared_seconds"] + subject.borrowed,
             "peak_memory_mb": max(before["peak_memory_mb"], peak_memory_mb()),
         }
         # A reading that cannot be written neither stops the work nor hides the error that did.

@@ -158,10 +158,15 @@ def details_json(results: Sequence[Result], class_names: list[str], counts: list
 
 
 def plot_csv(results: Sequence[Result]) -> bytes:
-    """Mean and standard deviation of top-1 for ``dvc plots``: one line for each result."""
+    """Mean and standard deviation of top-1 for ``dvc plots``: one line for each result.
+
+    ``result`` names each line by itself: bars of one name would be stacked.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["encoders", "method", "protocol", "top1", "std"])
+    writer.writerow(["result", "encoders", "method", "protocol", "top1", "std"])
+    several = len({r.pair for r in results}) > 1
     for r in results:
-        writer.writerow([r.pair, r.method, str(r.protocol), round(fmean(r.top1), 4), round(r.std, 4)])
+        name = f"{r.method}, {r.protocol}{f', {r.pair}' if several else ''}"
+        writer.writerow([name, r.pair, r.method, str(r.protocol), round(fmean(r.top1), 4), round(r.std, 4)])
     return text.getvalue().encode()

@@ -14,13 +14,15 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..config.evaluate import EvaluateSettings
-from ..datasets.decode import Undecodable, decode
+from ..datasets.decode import SUFFIXES, Undecodable, decode
 from ..datasets.listing import max_file_bytes, read_file
+from ..datasets.walking import files_below, is_folder, looks_like_image
 from ..distilled.dataset import DistilledSet
 from ..encoders.calling import encode
 from ..encoders.encoder import Encoder
 from ..errors import ArtifactError, DataError, SettingsError
 from ..storage.files import canonical_json, write_bytes
+from .calibration import fit_temperature
 from .closed_form import fit_ridge
 from .sgd import fit_sgd
 from .views import Stream, ViewBank, encode_clean, encode_views
@@ -28,7 +30,7 @@ from .views import Stream, ViewBank, encode_clean, encode_views
 __all__ = ["Classifier", "Prediction", "classify_files", "find_images", "train_classifier"]
 
 FORMAT = 1
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif")
+_CALIBRATION_VIEWS = 20  # of each image
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +101,9 @@ def train_classifier(
 ) -> Classifier:
     """Train a linear classifier on a distilled set and nothing else.
 
+    Its probabilities are calibrated on further views of the same images (``fit_temperature``): without that they are
+    near ``1/C`` even where it is right, since ridge regression fits no probabilities and Adam stops long before them.
+
     Args:
         data: the set; of a method with several draws the first one is used.
         encoder: any frozen encoder, also another than the set was distilled with.
@@ -116,18 +121,15 @@ def train_classifier(
         raise DataError(f"the set made by {data.name} holds no images, so nothing can be trained on it")
     chosen, stream = data.draws[0], Stream(seed, 0)
     views = max(1, settings.views)
-    if settings.augment.active:
-        bank = encode_views(
-            encoder,
-            [chosen.images],
-            [stream],
-            range(views),
-            settings.augment,
-            settings.encoder_batch,
-            settings.precision,
-        )  # (1, V, n, d)
-    else:
-        bank = encode_clean(encoder, chosen.images[None], settings.encoder_batch, settings.precision)[:, None]
+
+    def view(which: range) -> Tensor:
+        """Numbered views ``(1, V, n, d)``, or the images as they are where nothing is augmented."""
+        if not settings.augment.active:
+            return encode_clean(encoder, chosen.images[None], settings.encoder_batch, settings.precision)[:, None]
+        batch, precision = settings.encoder_batch, settings.precision
+        return encode_views(encoder, [chosen.images], [stream], which, settings.augment, batch, precision)
+
+    bank = view(range(views))
     labels = chosen.targets[None]
     if protocol == "sgd":
         probes = fit_sgd(
@@ -148,7 +150,11 @@ def train_classifier(
     used = settings.model_dump(mode="json", include={"views", "augment", "epochs", "learning_rate", "ridge"})
     info = {"dataset": data.info.get("dataset"), "method": data.name, "images": len(chosen), "protocol": protocol}
     weight, bias = probes.weights[0].T.cpu(), probes.bias[0].cpu()
-    return Classifier(weight, bias, data.class_names, encoder.describe(), info | {"settings": used | {"seed": seed}})
+    further = view(range(views, views + min(views, _CALIBRATION_VIEWS)))[0].float().cpu()  # (V, n, d)
+    logits = torch.nn.functional.linear(further.flatten(0, 1), weight, bias)
+    temperature = fit_temperature(logits, torch.cat([chosen.targets.cpu()] * len(further)))
+    info |= {"temperature": temperature, "settings": used | {"seed": seed}}
+    return Classifier(weight / temperature, bias / temperature, data.class_names, encoder.describe(), info)
 
 
 def _centre(data: DistilledSet, encoder: Encoder, Z: Tensor) -> Tensor:
@@ -173,21 +179,24 @@ class Prediction:
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """Image files: those named, and of folders those below them (by suffix), sorted. Links to folders are not followed.
+    """Image files: those named, and of folders those below them (by suffix), sorted.
+
+    Folders are walked as for an index (``clpdd.datasets.walking``): hidden files and clutter are passed over, links
+    followed.
 
     Raises ``DataError`` for a path that does not exist, or when nothing is found.
     """
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            below = (p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
-            found += sorted(below)
+            below = (entry for entry, _ in files_below(path) if looks_like_image(entry.name) and not is_folder(entry))
+            found += sorted(Path(entry.path) for entry in below)
         elif path.exists():
             found.append(path)
         else:
             raise DataError(f"{path} does not exist")
     if not found:
-        raise DataError(f"no image in {', '.join(map(str, paths))}: files are found by suffix ({', '.join(_SUFFIXES)})")
+        raise DataError(f"no image in {', '.join(map(str, paths))}: files are found by suffix ({', '.join(SUFFIXES)})")
     return found
 
 

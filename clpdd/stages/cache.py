@@ -275,7 +275,14 @@ def _write_column(path: Path, values: NDArray[Any], dtype: str, fill: int | str)
 
 
 def run_cache(project: Project, encoder: str) -> None:
-    """Features of every split of a project."""
-    model, layout = project.encoder(encoder), project.layout
+    """Features of every split of a project.
+
+    Settings of ``distill`` may have changed since the index was made: what cannot be distilled is refused before hours
+    of encoding.
+    """
+    layout = project.layout
+    project.take("cache", encoder, layout.features(encoder, "train"), "cache", encoder=encoder)
+    project.refuse_small_classes()
+    model = project.encoder(encoder)
     for split in SPLITS:
         cache_features(layout.index(split), model, project.settings.cache, layout.features(encoder, split), project.run)

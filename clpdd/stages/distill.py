@@ -35,11 +35,15 @@ __all__ = ["distill", "run_distill"]
 
 def run_distill(project: Project, encoder: str, method: str, watch: Watch = SILENT) -> DistilledSet:
     """One distilled dataset of a project: ``method`` is a name in its ``methods``."""
+    variant, target = project.settings.variant(method), project.layout.distilled(encoder, method)
+    relevant = _relevant(variant.settings, METHODS[variant.method].unused)
+    item = f"{encoder}/{method}"
+    project.take("distill", item, target, "seed", encoder=encoder, kind=variant.method, distill=relevant)
     return distill(
-        project.settings.variant(method),
+        variant,
         project.training(encoder),
         project.encoder(encoder),
-        project.layout.distilled(encoder, method),
+        target,
         seed=project.settings.seed,
         run=project.run,
         watch=watch,

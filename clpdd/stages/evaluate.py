@@ -221,7 +221,7 @@ def _work_through(jobs: list[_SetOnBench], run: Run) -> list[Result]:
 
 
 def _read_clocks(jobs: list[_SetOnBench], run: Run) -> dict[str, Any]:
-    """The sidecar: a row for each piece; a piece that several sets share counts once in the sum."""
+    """The sidecar: a row for each piece. In the sum, pieces and encoding that several of them share count once."""
     rows, seconds = [], {}
     for job in jobs:
         file = job.folder(run).path / _CLOCKS
@@ -229,8 +229,9 @@ def _read_clocks(jobs: list[_SetOnBench], run: Run) -> dict[str, Any]:
         for protocol in job.protocols:
             if str(protocol) in record:
                 names = {"distil_encoder": job.distil, "method": job.method, "eval_encoder": job.target}
-                rows.append(names | {"protocol": protocol.name, "views": protocol.views} | record[str(protocol)])
-                seconds[file, protocol] = record[str(protocol)]["seconds"]
+                reading = record[str(protocol)]
+                rows.append(names | {"protocol": protocol.name, "views": protocol.views} | reading)
+                seconds[file, protocol] = reading["seconds"] - reading.get("shared_seconds", 0.0)
     return {
         "stage": "evaluate",
         "item": "",
@@ -245,6 +246,8 @@ def run_evaluate(project: Project) -> dict[str, Path]:
     """Every distilled dataset of a project, judged with every encoder on the test split."""
     layout, settings = project.layout, project.settings
     with exclusive(layout.work, "evaluate", settings.runtime.wait_seconds):
+        keys = ("seed", "encoders", "methods", "evaluate")
+        project.take("evaluate", "", layout.results / "results.parquet", *keys)
         return evaluate(
             {(e, m): layout.distilled(e, m) for e in settings.encoders for m in settings.methods},
             {name: evaluation_data(layout, name, project.encoder(name)) for name in settings.encoders},

@@ -207,6 +207,7 @@ def _nearest(store: FeatureStore, class_means: Tensor, keep: int, rows: int, fac
 def run_kernels(project: Project, encoder: str) -> None:
     """Moments, spectrum, full-data probe and central images of one encoder's features."""
     layout = project.layout
+    project.take("kernels", encoder, layout.kernels(encoder), "kernels")
     found = compute_kernels(
         layout.features(encoder, "train"),
         layout.features(encoder, "validation"),

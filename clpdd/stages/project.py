@@ -7,16 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..config.loading import load_settings
 from ..config.runtime import RuntimeSettings
 from ..config.settings import Settings
+from ..datasets.index import Index
 from ..distributed.group import ALONE, Ranks
 from ..encoders.encoder import Encoder
 from ..encoders.loading import architecture_of, load_encoder, resolve_device
 from ..errors import SettingsError
 from ..storage.layout import Layout
+from ..storage.ownership import take
 from ..storage.work import WorkFolder
 
 __all__ = ["Project", "Run", "TrainingData", "open_project"]
@@ -63,11 +66,15 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Project:
-    """Settings, the folder their artifacts lie in, and this process among those that run the stage together."""
+    """Settings, the folder their artifacts lie in, and this process among those that run the stage together.
+
+    ``params`` is the file that the settings come from, ``None`` of those made in Python.
+    """
 
     settings: Settings
     layout: Layout
     ranks: Ranks = ALONE
+    params: Path | None = None
 
     @property
     def run(self) -> Run:
@@ -105,6 +112,34 @@ class Project:
             raise SettingsError(f"encoder {name!r} is not listed in encoders: {', '.join(self.settings.encoders)}")
         return load_encoder(**self.encoder_arguments(name))
 
+    def take(self, stage: str, item: str, target: Path, *keys: str, encoder: str | None = None, **values: Any) -> None:
+        """Note which settings an artifact is made with; refused where another file's would be replaced.
+
+        Args:
+            item: which one of the stage's artifacts; empty where it has one.
+            keys: sections and settings at the top of the file that decide it.
+            encoder: an encoder whose options decide it.
+            values: further values that do.
+
+        Raises:
+            SettingsError: see ``storage.ownership.take``.
+        """
+        if self.params is None:
+            return
+        settings = load_settings(self.params, place=False)  # the same wherever the command runs
+        written = settings.model_dump(mode="json")
+        decides = {key: written[key] for key in keys} | values
+        if encoder is not None:
+            members = settings.members(encoder)
+            decides["encoder"] = {name: options.model_dump(mode="json") for name, options in members.items()}
+        take(self.layout.root, self.params, stage, item, target, decides, self.ranks.is_main)
+
+    def refuse_small_classes(self) -> None:
+        """Raise ``SettingsError`` where a method takes more images of a class than the index has."""
+        index = Index.open(self.layout.index("train"))
+        counts = np.bincount(index.labels, minlength=len(index.class_names)).tolist()
+        self.settings.refuse_small_classes(index.class_names, counts)
+
     def encoder_arguments(self, name: str) -> dict[str, Any]:
         """Arguments of ``load_encoder``, as JSON values that another process can be handed."""
         device = self.ranks.device(resolve_device(self.settings.runtime.device))
@@ -118,4 +153,4 @@ def open_project(
     settings = params if isinstance(params, Settings) else load_settings(params)
     if settings.runtime.threads:
         torch.set_num_threads(settings.runtime.threads)
-    return Project(settings, Layout(Path(data)), ranks)
+    return Project(settings, Layout(Path(data)), ranks, None if isinstance(params, Settings) else Path(params))

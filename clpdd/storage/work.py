@@ -37,6 +37,7 @@ from .files import (
 __all__ = [
     "FORMAT",
     "WorkFolder",
+    "differences",
     "exclusive",
     "fingerprint",
     "lock",
@@ -72,7 +73,8 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: value}
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], limit: int = 4) -> str:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], limit: int = 4) -> str:
+    """What differs between two nested records, in words: ``"seed was 0, is 1"``."""
     one, other = _flat(old), _flat(new)
     changed = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
     told = [f"{key} was {_short(one.get(key))}, is {_short(other.get(key))}" for key in changed[:limit]]
@@ -205,7 +207,7 @@ class WorkFolder:
             return
         newest = max(unfinished, key=lambda p: p.stat().st_mtime)
         try:
-            why = _differences(read_json(newest / "fingerprint.json"), self.record)
+            why = differences(read_json(newest / "fingerprint.json"), self.record)
         except ArtifactError:
             why = "its fingerprint is damaged"
         log.warning(

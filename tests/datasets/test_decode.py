@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from clpdd.datasets.decode import FORMATS, decode_image
 from clpdd.errors import DataError
@@ -59,6 +60,9 @@ SEEDS = {
     "tiff": encoded(picture(), "TIFF", compression="tiff_lzw"),
     "webp": encoded(picture(), "WEBP"),
     "ppm": encoded(picture(), "PPM"),
+    "jpeg-2000": encoded(picture(), "JPEG2000"),
+    "qoi": encoded(picture(), "QOI"),
+    "tga": encoded(picture(), "TGA", compression="tga_rle"),
 }
 
 
@@ -101,7 +105,7 @@ def test_every_proper_prefix_of_a_file_decodes_or_raises_data_error(name: str) -
         rgb_or_data_error(SEEDS[name][:length])
 
 
-@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM"])
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "JPEG2000", "QOI", "TGA"])
 def test_lossless_formats_round_trip(kind: str) -> None:
     np.testing.assert_array_equal(decoded(encoded(picture(), kind)), np.asarray(picture()))
 
@@ -247,3 +251,62 @@ def test_what_is_no_image_is_refused_by_name(data: bytes, said: str) -> None:
 
 def test_formats_that_start_other_programs_stay_shut() -> None:
     assert not {"EPS", "PDF", "WMF", "PSD", "FITS"} & set(FORMATS)
+
+
+def texts(kept: dict[str, str], icc: int = 0) -> bytes:
+    """A PNG of ``picture()`` with compressed texts (``xmp`` as XMP) and a profile of ``icc`` bytes."""
+    info = PngImagePlugin.PngInfo()
+    for name, text in kept.items():
+        info.add_itxt("XML:com.adobe.xmp", text, zip=True) if name == "xmp" else info.add_text(name, text, zip=True)
+    return encoded(picture(), pnginfo=info, icc_profile=b"q" * icc)
+
+
+MIB = 1 << 20
+LARGE = {
+    "a text of 3 MiB": texts({"note": "x" * 3 * MIB}),
+    "XMP of 2 MiB": texts({"xmp": "x" * 2 * MIB}),
+    "a profile of 2 MiB": texts({}, icc=2 * MIB),
+    "65 texts of 1 MiB": texts({f"k{number}": "y" * MIB for number in range(65)}),
+    "all of them": texts({"xmp": "x" * 2 * MIB, "note": "x" * 3 * MIB}, icc=2 * MIB),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_long_texts_and_profiles_of_a_png_do_not_matter(name: str) -> None:
+    np.testing.assert_array_equal(decoded(LARGE[name]), np.asarray(picture()))
+
+
+@pytest.mark.parametrize("padding", [0, 2 * MIB])
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_the_orientation_in_xmp_is_applied_however_long_it_is(orientation: int, padding: int) -> None:
+    data = texts({"xmp": f'<x tiff:Orientation="{orientation}"/>' + " " * padding})
+    turn = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_270}[orientation]
+    np.testing.assert_array_equal(decoded(data), np.asarray(picture().transpose(turn)))
+
+
+def test_a_png_whose_texts_would_fill_the_memory_is_read_without_unpacking_them() -> None:
+    bomb = zlib.compress(b"\0" * (200 * MIB), 9)
+    body = b"note\0\0" + bomb
+    data = (
+        SEEDS["png"][:33]
+        + chunk(b"zTXt", body)
+        + chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + bomb)
+        + SEEDS["png"][33:]
+    )
+    tracemalloc.start()
+    np.testing.assert_array_equal(decoded(data), np.asarray(picture()))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64 * MIB
+
+
+def test_a_png_with_long_texts_is_still_refused_where_its_pixels_are_damaged_or_too_many() -> None:
+    with pytest.raises(DataError, match=r"cannot be decoded as PNG|damaged PNG header"):
+        decoded(LARGE["XMP of 2 MiB"][:-40])
+    with pytest.raises(DataError, match="max_pixels"):
+        decoded(LARGE["XMP of 2 MiB"], max_pixels=50)
+
+
+def test_tga_is_known_by_its_footer_alone() -> None:
+    with pytest.raises(DataError, match=r"none of the formats.*convert it"):
+        decoded(SEEDS["tga"][:-26])

@@ -141,7 +141,7 @@ def odd_folder(tmp_path: Path) -> Path:
     (cat / "loop.png").symlink_to("loop.png")
     (cat / "dangling.png").symlink_to("absent.png")
     (cat / "inside.png").symlink_to("../dog/3.png")
-    (root / "linked-class").symlink_to(outside)
+    (root / "linked-class").symlink_to(fill(tmp_path / "elsewhere", {"y": 5}, 700) / "y")
     (cat / "zero.png").touch()
     (cat / "cut.png").write_bytes(png(77)[:-30])
     (cat / "notes.txt").write_text("not an image")
@@ -157,12 +157,9 @@ def test_odd_entries_are_skipped_with_their_reasons(tmp_path: Path) -> None:
     indexes = folder(tmp_path, bad_images="skip", duplicates="allow")
     reasons = {item["id"]: item["reason"] for item in read_json(tmp_path / "out/index/summary.json")["skipped"]}
     expected = {
-        "cat/outside.png": "leaves the image folder",
-        "cat/folder": "link to a folder",
-        "cat/up": "link to a folder",
+        "cat/up": "link to a folder that it lies in",
         "cat/loop.png": "leads nowhere or to itself",
         "cat/dangling.png": "leads nowhere",
-        "linked-class": "link to a folder",
         "cat/zero.png": "empty",
         "cat/cut.png": "PNG",
         "cat/notes.txt": "none of the formats",
@@ -174,8 +171,8 @@ def test_odd_entries_are_skipped_with_their_reasons(tmp_path: Path) -> None:
         assert words in reasons[name]
         assert str(tmp_path) not in reasons[name]
     names = {name for index in indexes.values() for name in index.ids}
-    assert len(names) == 41
-    assert "cat/inside.png" in names
+    assert len(names) == 48
+    assert {"cat/inside.png", "cat/outside.png", "cat/folder/0.png", "linked-class/4.png"} <= names
 
 
 def test_class_folders_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
@@ -203,3 +200,67 @@ def test_a_named_pipe_never_blocks_and_unreadable_folders_are_named(tmp_path: Pa
                 folder(tmp_path)
         finally:
             (root / "cat").chmod(0o755)
+
+
+def test_class_folders_and_images_may_be_links_as_dvc_and_ln_make_them(tmp_path: Path) -> None:
+    full = fill(tmp_path / "full", {"cat": 10, "cow": 10, "dog": 10, "eel": 10})
+    plain = folder(tmp_path, train="full")
+    (tmp_path / "some").mkdir()
+    for name in ("cat", "dog"):
+        (tmp_path / "some" / name).symlink_to(f"../full/{name}")
+    assert folder(tmp_path, train="some")["train"].class_names == ["cat", "dog"]
+    (tmp_path / "linked-root").symlink_to(full)
+    for place in sorted(full.rglob("*.png")):  # the way of `dvc config cache.type symlink`
+        kept = tmp_path / "cache/files/md5" / f"{place.parent.name}{place.name}"
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_bytes(place.read_bytes())
+        link = tmp_path / "dvc" / place.parent.name / place.name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(kept.resolve())
+    (tmp_path / "hard").mkdir()
+    for place in sorted(full.rglob("*.png")):
+        (tmp_path / "hard" / place.parent.name).mkdir(exist_ok=True)
+        os.link(place, tmp_path / "hard" / place.parent.name / place.name)
+    for way in ("linked-root", "dvc", "hard"):
+        for store in ("bytes", "paths"):
+            found = (
+                folder(tmp_path, train=way, store=store)
+                if store == "bytes"
+                else folder(tmp_path, train=str(tmp_path / way), store=store)
+            )
+            for split, index in found.items():
+                assert index.ids == plain[split].ids
+                assert [index.encoded(row) for row in range(len(index))] == [
+                    plain[split].encoded(row) for row in range(len(index))
+                ]
+
+
+def test_links_that_lead_back_end_and_are_named(tmp_path: Path) -> None:
+    root = fill(tmp_path / "images", {"cat": 10, "dog": 10})
+    (root / "cat/one").mkdir()
+    (root / "cat/one/up").symlink_to("..")
+    (root / "cat/one/top").symlink_to(root)
+    (root / "dog/a").mkdir()
+    (root / "dog/b").mkdir()
+    (root / "dog/a/b").symlink_to("../b")
+    (root / "dog/b/a").symlink_to("../a")
+    (root / "dog/a/self").symlink_to("self")
+    folder(tmp_path, bad_images="skip")
+    reasons = {item["id"]: item["reason"] for item in read_json(tmp_path / "out/index/summary.json")["skipped"]}
+    assert reasons.keys() >= {"cat/one/up", "cat/one/top", "dog/a/self"}
+    assert reasons["cat/one/up"] == reasons["cat/one/top"] == "is a link to a folder that it lies in"
+    assert set(reasons) - {"cat/one/up", "cat/one/top", "dog/a/self"} == {"dog/a/b", "dog/b/a"}
+
+
+def test_one_folder_under_two_class_names_and_one_image_in_two_splits_are_refused(tmp_path: Path) -> None:
+    root = fill(tmp_path / "images", {"cat": 10, "dog": 10})
+    (root / "hound").symlink_to("dog")
+    with pytest.raises(DataError, match="'dog' and 'hound' are one and the same folder"):
+        folder(tmp_path)
+    (root / "hound").unlink()
+    held = tmp_path / "held"
+    for name in ("cat", "dog"):
+        (held / name).mkdir(parents=True)
+        (held / name / "x.png").symlink_to(root / name / "3.png")
+    with pytest.raises(DataError, match="duplicates"):
+        folder(tmp_path, test="held")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import io
+import json
 import os
 import tarfile
 from collections.abc import Callable
@@ -10,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import scipy.io
 
@@ -25,7 +29,7 @@ from tests.trees import TREES, imagenet_archives, imagenet_folder, imagenet_kagg
 
 TEN = "imagenet-imagewoof"
 COLUMNS = ("picture", "kind")
-NAMED = [name for name, known in CATALOGUE.items() if known.layout not in ("digits", "parquet", "folder")]
+NAMED = [name for name, known in CATALOGUE.items() if known.layout not in ("digits", "parquet", "folder", "webdataset")]
 SMALL = [n for n in NAMED if entry(n).classes <= 10 and n not in ("imagenet-a", "imagenet-b", "imagenet-c")]
 
 
@@ -203,6 +207,19 @@ def test_members_that_leave_the_archive_are_refused(tmp_path: Path, name: str) -
         list(nested_members(tmp_path / "outer.tar", {"n1"}))
 
 
+def test_what_a_mac_packs_beside_the_images_is_passed_over(tmp_path: Path) -> None:
+    pack(
+        tmp_path / "a.tar",
+        [(f"{k}/{name}", jpeg()) for k in ("n1", "__MACOSX") for name in ("._x.JPEG", "x.JPEG", ".DS_Store")],
+    )
+    assert [file.name for file in members(tmp_path / "a.tar")] == ["n1/x.JPEG"]
+    TREES["spawrious-o2o-easy"](tmp_path / "root", "spawrious-o2o-easy")
+    expected = seen(build(tmp_path, "spawrious-o2o-easy"))
+    for picture in list((tmp_path / "root").rglob("*.png")):
+        (picture.parent / f"._{picture.name}").write_bytes(b"clutter")
+    assert seen(build(tmp_path, "spawrious-o2o-easy")) == expected
+
+
 def test_links_in_archives_and_paths_in_lists_are_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         link = tarfile.TarInfo("link.JPEG")
@@ -250,7 +267,7 @@ def test_torchvision_datasets_are_read_by_name(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="did you mean FashionMNIST"):
         build(tmp_path, "torchvision:FashionMNITS")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="torchvision:FashionMNIST cannot be read from"):
+    with pytest.raises(DataError, match=r"torchvision:FashionMNIST cannot be read from.*use dataset\.download: true"):
         build(tmp_path, "torchvision:FashionMNIST", root=str(tmp_path / "empty"))
 
 
@@ -337,3 +354,100 @@ def test_a_changed_file_is_checked_again(tmp_path: Path) -> None:
     os.utime(path, (1, 1))
     ((_, second),) = check(listing, np.arange(1), 10**6, "x", tmp_path / "partial")
     assert first.digests.tobytes() != second.digests.tobytes()
+
+
+def test_cub_names_its_classes_by_their_numbers_whatever_the_order_of_the_lines(tmp_path: Path) -> None:
+    home = tmp_path / "root/CUB_200_2011"
+    names = ["001.Black_footed_Albatross", "002.Laysan_Albatross", "003.Sooty_Albatross"]
+    rows = [(k + 1, f"{names[k % 3]}/{k}.jpg", k % 3 + 1, int(k < 12)) for k in range(18)]
+    for _, name, _, _ in rows:
+        (home / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / "images" / name).write_bytes(jpeg())
+    lines = {
+        "images": [f"{number} {name}" for number, name, _, _ in rows],
+        "image_class_labels": [f"{number} {label}" for number, _, label, _ in rows],
+        "train_test_split": [f"{number} {training}" for number, _, _, training in rows],
+        "classes": [f"{k + 1} {name}" for k, name in enumerate(names)],
+    }
+
+    def written(**changed: list[str]) -> dict[str, Index]:
+        for file, held in (lines | changed).items():
+            (home / f"{file}.txt").write_text("\n".join(held) + "\n")
+        return build(tmp_path, "cub200", duplicates="allow")
+
+    for order in (lines["classes"], lines["classes"][::-1]):
+        found = written(classes=order)
+        assert found["test"].class_names == ["Black footed Albatross", "Laysan Albatross", "Sooty Albatross"]
+        for index in found.values():
+            assert all(names[label] in i for i, label in zip(index.ids, index.labels, strict=True))
+    floats = written(
+        image_class_labels=[f"{line}.0" for line in lines["image_class_labels"]],
+        train_test_split=[f"{line}.0" for line in lines["train_test_split"]],
+    )
+    assert len(floats["test"]) == 6
+    with pytest.raises(DataError, match="names no class '2'"):
+        written(classes=["1 001.a", "3 003.c", "4 004.d"], image_class_labels=[f"{k + 1} 1" for k in range(18)])
+    with pytest.raises(DataError, match="gives the number 1 twice"):
+        written(classes=[*lines["classes"], "1 001.b"])
+    with pytest.raises(DataError, match=r"image 1 .* has the class '9'"):
+        written(image_class_labels=["1 9", *lines["image_class_labels"][1:]])
+    with pytest.raises(DataError, match=r"image 1 .* the split 'yes'"):
+        written(train_test_split=["1 yes", *lines["train_test_split"][1:]])
+
+
+@pytest.mark.parametrize("write", [lambda x: f"{x}.0", lambda x: f"{x}.00", lambda x: f" {x}"])
+def test_waterbirds_may_have_been_through_pandas(tmp_path: Path, write: Callable[[str], str]) -> None:
+    TREES["waterbirds"](tmp_path / "root", "waterbirds", 3)
+    expected = {split: (x.ids, x.labels.tolist(), x.groups) for split, x in build(tmp_path, "waterbirds").items()}
+    path = tmp_path / "root/waterbird_complete95_forest2water2/metadata.csv"
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    columns = list(rows[0])
+    for row in rows:
+        row.update({name: write(row[name]) for name in ("y", "place", "split")})
+    path.write_text(
+        "\n".join([",".join(["", *columns]), *(",".join([str(k), *row.values()]) for k, row in enumerate(rows))])
+    )
+    found = {split: (x.ids, x.labels.tolist(), x.groups) for split, x in build(tmp_path, "waterbirds").items()}
+    assert found == expected
+    for wrong in ("2", "0.5", "-1", "", "true", "1e0"):
+        text = path.read_text().splitlines()
+        cells = dict(zip(["", *columns], text[1].split(","), strict=True)) | {"y": wrong}
+        path.write_text("\n".join([text[0], ",".join(cells.values()), *text[2:]]))
+        with pytest.raises(DataError, match="line 2: y and place must be 0 or 1"):
+            build(tmp_path, "waterbirds")
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ([["dog", "cat", "eel"][k % 3] for k in range(30)], ["cat", "dog", "eel"]),
+        ([k % 2 == 0 for k in range(30)], ["false", "true"]),
+        ([2 * (k % 3) + 1 for k in range(30)], ["1", "3", "5"]),
+        ([float(k % 3) for k in range(30)], ["0", "1", "2"]),
+    ],
+)
+def test_labels_of_the_hub_may_be_words_or_leave_numbers_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: list[Any], names: list[str]
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    (tmp_path / "hub").mkdir()
+    features = {"image": {"_type": "Image"}, "label": {"dtype": pa.array(values).type.__str__(), "_type": "Value"}}
+    features["label"]["dtype"] = {"double": "float64"}.get(features["label"]["dtype"], features["label"]["dtype"])
+    images = pa.array(
+        [{"bytes": jpeg(), "path": None} for _ in values], pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    )
+    held = pa.table({"image": images, "label": values})
+    pq.write_table(
+        held.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})}),
+        tmp_path / "hub/train.parquet",
+    )
+    found = build(tmp_path, f"hf:{tmp_path / 'hub'}", root=str(tmp_path / "cache"))
+    assert found["train"].class_names == names
+    said = {True: "true", False: "false"}
+    for index in found.values():
+        for row, name in enumerate(index.ids):
+            value = values[int(name[-6:])]
+            word = (
+                said[value] if isinstance(value, bool) else str(int(value)) if isinstance(value, float) else str(value)
+            )
+            assert index.class_names[index.labels[row]] == word

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 from statistics import fmean, stdev
@@ -9,9 +11,10 @@ from statistics import fmean, stdev
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from clpdd.evaluation.subject import ViewedProtocol
-from clpdd.evaluation.tables import Result, details_json
+from clpdd.evaluation.tables import Result, details_json, plot_csv
 from clpdd.features.store import FeatureStore
 from clpdd.storage.files import canonical_json, read_json, sha256_bytes
 
@@ -63,8 +66,41 @@ def test_metrics_are_means_and_spreads_of_the_rows(room: Path) -> None:
     assert found["share_of_full"] == pytest.approx(100 * found["top1"] / bound, abs=1e-3)
     assert metrics["one"]["full"]["closed_form-clean"]["top1_std"] == 0
     lines = (room / "results" / "plots" / "accuracy.csv").read_text().splitlines()
-    assert lines[0] == "encoders,method,protocol,top1,std"
-    assert f"one -> two,random,sgd-bank-4,{found['top1']},{found['top1_std']}" in lines
+    assert lines[0] == "result,encoders,method,protocol,top1,std"
+    name = '"random, sgd-bank-4, one -> two"'
+    assert f"{name},one -> two,random,sgd-bank-4,{found['top1']},{found['top1_std']}" in lines
+
+
+def test_no_two_bars_of_the_plot_have_one_name_so_that_none_is_stacked_on_another(room: Path) -> None:
+    for encoders, lines in ((("one", "two"), 24), (("one",), 3)):
+        results = [
+            Result(
+                dataset="d",
+                method=method,
+                distil=distil,
+                target=target,
+                protocol=protocol,
+                ipc=1,
+                fingerprint="f",
+                record={},
+                piece={"rows": [{"top1": 90.0}]},
+            )
+            for distil in encoders
+            for target in encoders
+            for method in (("clp", "random") if len(encoders) > 1 else ("clp",))
+            for protocol in (
+                ViewedProtocol("sgd", "bank-4"),
+                ViewedProtocol("closed_form", "clean"),
+                ViewedProtocol("closed_form", "bank-4"),
+            )
+        ]
+        rows = list(csv.DictReader(io.StringIO(plot_csv(results).decode())))
+        names = [row["result"] for row in rows]
+        assert len(set(names)) == len(names) == lines
+        assert max(float(row["top1"]) for row in rows) == 90
+    assert names == ["clp, sgd-bank-4", "clp, closed_form-clean", "clp, closed_form-bank-4"]
+    (plot,) = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]["evaluate"]["plots"]
+    assert plot["data/results/plots/accuracy.csv"]["y"] == "result"  # the column by which bars are told apart
 
 
 def test_a_fingerprint_leads_to_everything_it_stands_for(room: Path) -> None:

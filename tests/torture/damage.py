@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .project import Project
@@ -14,15 +14,28 @@ __all__ = ["Damage", "damage"]
 
 @dataclass
 class Damage:
-    """One altered file; ``noticed`` once a log holds all of ``words``."""
+    """One altered file; ``noticed`` once a log holds all of ``words``, written after it was altered.
+
+    ``read`` says how much of each log was there by then. Any log counts: a stage that outlives the DVC that started it
+    goes on writing to that one's log.
+    """
 
     kind: str
     file: str
     words: tuple[str, ...]
     noticed: bool = False
+    read: dict[Path, int] = field(default_factory=dict)
 
-    def look(self, log: str) -> None:
-        self.noticed = self.noticed or all(word in log for word in self.words)
+    def mark(self, logs: Path) -> None:
+        """Note how long the logs are: nothing in them so far is about this."""
+        self.read = {log: log.stat().st_size for log in logs.glob("*.log")}
+
+    def look(self, logs: Path) -> None:
+        """Look through what every log has gained since."""
+        for log in sorted(logs.glob("*.log")):
+            if not self.noticed:
+                text = log.read_bytes()[self.read.get(log, 0) :].decode("utf-8", "replace")
+                self.noticed = all(word in text for word in self.words)
 
 
 def _alter(rng: random.Random, file: Path) -> str:

@@ -150,18 +150,25 @@ class _Run:
             log, began = self.logs / f"{attempt:03d}.log", time.time()
             ended = self._attempt(log)
             text = log.read_text(encoding="utf-8", errors="replace")
-            for harmed in self.open:
-                harmed.look(text)
             self._count_steps(text, began)
-            if "Traceback (most recent call last)" in text and "KeyboardInterrupt" not in text:
-                self.report.failures.append(f"a traceback in {log}:\n{_tail(log)}")
             if ended is None:
                 continue
             if ended:
                 self.report.failures.append(f"{log} ended with exit code {ended}:\n{_tail(log)}")
             break
         self.report.missed += sum(map(len, self.pending.values()))
+        self.project.wait_until_quiet()  # a stage whose DVC was killed may still be writing
+        self._read_logs()
         self.report.failures += [f"damage not noticed: {d.kind} of {d.file}" for d in self.open if not d.noticed]
+
+    def _read_logs(self) -> None:
+        """What every log says when all is over."""
+        for harmed in self.open:
+            harmed.look(self.logs)
+        for log in sorted(self.logs.glob("*.log")):
+            text = log.read_text(encoding="utf-8", errors="replace")
+            if "Traceback (most recent call last)" in text and "KeyboardInterrupt" not in text:
+                self.report.failures.append(f"a traceback in {log}:\n{_tail(log)}")
 
     def _attempt(self, log: Path) -> int | None:
         """Start DVC; ``None`` when it was killed, else its exit code."""
@@ -232,6 +239,7 @@ class _Run:
         if way in {"SIGKILL to the group", "SIGKILL to the stage"} and self.rng.random() < 0.8:
             harmed = damage(self.rng, self.project, moment.stage)
         if harmed is not None:
+            harmed.mark(self.logs)
             self.open.append(harmed)
             self.report.damages.append(harmed)
             self.excused = self.excused or harmed.kind.startswith("checkpoint")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...errors import DataError
 from ..listing import File
+from ..walking import is_clutter
 from .places import safe_name
 
 __all__ = ["members", "nested_members", "read_members"]
@@ -26,16 +27,27 @@ def _opened(path: Path, mode: str) -> Iterator[tarfile.TarFile]:
 
 
 def _files(archive: tarfile.TarFile, where: str, end: int | None) -> Iterator[tarfile.TarInfo]:
-    """The plain files of an archive. Links and devices, and names that leave the archive, are refused."""
+    """The plain files of an archive, without clutter (``._x.png``, which a Mac packs beside ``x.png``).
+
+    Links and devices, and names that leave the archive, are refused.
+    """
+    place = 0
     for member in archive:
+        place = member.offset_data + (0 if member.isdir() else -(-member.size // 512) * 512)
         safe_name(member.name.removeprefix("./"), where)
-        if member.isdir():
+        if member.isdir() or any(map(is_clutter, member.name.removeprefix("./").split("/"))):
             continue
         if not member.isreg() or member.issparse():
             raise DataError(f"{where}: the member {member.name!r} is no plain file: that is refused")
         if end is not None and member.offset_data + member.size > end:
             raise DataError(f"{where} is damaged or cut short (within {member.name!r}): download it again")
         yield member
+    if end is not None:  # tarfile takes a damaged header, or none, for the end
+        assert archive.fileobj is not None
+        archive.fileobj.seek(place)
+        block = archive.fileobj.read(512)
+        if len(block) < 512 or any(block):
+            raise DataError(f"{where} is damaged or cut short (after {place} bytes): download it again")
 
 
 def members(path: Path) -> Iterator[File]:

@@ -9,21 +9,22 @@ from pathlib import Path
 
 from ...config.dataset import DatasetSettings
 from ...errors import DataError
+from ..classes import ordered_names
 from ..decode import Undecodable
 from ..listing import BadImages, File, Files, Listing, Source, check_class_names, max_file_bytes, nearest, printable
+from ..walking import entries, files_below, identity, is_folder, looks_like_image
 
 __all__ = ["list_folder", "list_roots", "scan"]
 
 _SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
-_CLUTTER = {"thumbs.db", "desktop.ini", "__macosx"}
 
 
 def list_folder(settings: DatasetSettings, base: Path, bad: BadImages) -> Source:
     """List every file below the class folders of each given root, sorted by name; no image is opened.
 
     Classes are the folders of the training root in sorted order. ``dataset.class_names`` either puts those same
-    names in another order, or renames them all in sorted order. Hidden files are passed over. Links to files inside
-    the root are followed; links to folders, or out of the root, count as bad images.
+    names in another order, or renames them all in sorted order. Hidden files are passed over, links to files and
+    folders followed (``walking``); links that lead nowhere, to themselves or back count as bad images.
 
     Raises:
         DataError: roots that are missing, nested in each other, or one level too high; class folders that are empty,
@@ -39,8 +40,8 @@ def list_roots(roots: dict[str, list[Path]], settings: DatasetSettings, bad: Bad
     """``list_folder`` of roots that exist: split -> its roots."""
     found = {split: scan(paths, split, bad) for split, paths in roots.items()}
     folders = sorted(found["train"])
-    _refuse_empty(found, roots)
-    names, label_of = _names(folders, settings.class_names)
+    _refuse_empty(found, roots, settings)
+    names, label_of = ordered_names(folders, settings.class_names, "image folder")
     max_bytes = max_file_bytes(settings.max_pixels)
     listings: dict[str, Listing] = {}
     for split, classes in found.items():
@@ -83,13 +84,18 @@ def _refuse_nested(roots: dict[str, list[Path]]) -> None:
                 )
 
 
-def _refuse_empty(found: dict[str, dict[str, list[File]]], roots: dict[str, list[Path]]) -> None:
+def _refuse_empty(
+    found: dict[str, dict[str, list[File]]], roots: dict[str, list[Path]], settings: DatasetSettings
+) -> None:
     root = roots["train"][0]
     if not found["train"]:
         raise DataError(f"dataset.train: {root} holds no class folder: it must look like {root}/CLASS/image.png")
     empty = [name for name, images in found["train"].items() if not images]
-    if empty:
-        raise DataError(f"dataset.train: the class folder {empty[0]!r} in {root} holds no image: fill or remove it")
+    if empty and settings.empty_classes == "error":
+        raise DataError(
+            f"dataset.train: the class folder {empty[0]!r} in {root} holds no image: fill or remove it, or set "
+            f"dataset.empty_classes: drop"
+        )
 
 
 def scan(roots: list[Path], split: str, bad: BadImages, only: Collection[str] | None = None) -> dict[str, list[File]]:
@@ -107,23 +113,28 @@ class _Walk:
 
     def __init__(self, root: Path, prefix: str, split: str, bad: BadImages) -> None:
         self.root, self.prefix, self.split, self.bad = root, prefix, split, bad
-        self.real, self.text = root.resolve(), root.as_posix()
+        self.text = root.as_posix()
 
     def classes(self, only: Collection[str] | None) -> dict[str, list[File]]:
-        entries = [entry for entry in _entries(self.root) if only is None or entry.name in only]
-        folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+        held = [entry for entry in entries(self.root) if only is None or entry.name in only]
+        folders = [entry for entry in held if is_folder(entry)]
         self._refuse_level(folders)
-        for entry in entries:
-            if entry.is_symlink() and _leads_to_folder(entry):
-                self._refuse(entry, "is a link to a folder: links to folders are not followed, copy it")
-            elif not entry.is_dir(follow_symlinks=False) and _looks_like_image(entry.name):
+        for entry in held:
+            if not is_folder(entry) and looks_like_image(entry.name):
                 self._refuse(entry, "lies beside the class folders: move it into one")
         found: dict[str, list[File]] = {}
+        names: dict[tuple[int, int], str] = {}
         for folder in folders:
             (name,) = check_class_names([unicodedata.normalize("NFC", folder.name)], str(self.root))
             if name in found:
                 raise DataError(
                     f"{self.root}: two class folders are named {name!r} in different Unicode forms: rename one"
+                )
+            other = names.setdefault(identity(folder.path), name)
+            if other != name:
+                raise DataError(
+                    f"{self.root}: the class folders {other!r} and {name!r} are one and the same folder, so that its "
+                    f"images would be of both classes: remove one of the links"
                 )
             found[name] = sorted(self._images(Path(folder.path)), key=lambda image: image.name)
         return found
@@ -145,72 +156,18 @@ class _Walk:
             )
 
     def _images(self, folder: Path) -> Iterator[File]:
-        pending = [folder]
-        while pending:
-            for entry in _entries(pending.pop()):
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(Path(entry.path))
-                elif entry.is_symlink() and (why := self._refused_link(entry)):
-                    self._refuse(entry, why)
-                elif printable(entry.name) != entry.name or printable(entry.path) != entry.path:
-                    self._refuse(entry, "has a file name that is not UTF-8: rename it")
-                else:
-                    yield File(self.text, Path(entry.path).relative_to(self.root).as_posix(), self.prefix)
-
-    def _refused_link(self, entry: os.DirEntry[str]) -> str | None:
-        try:
-            target = Path(entry.path).resolve(strict=True)
-        except (OSError, RuntimeError):  # pathlib before 3.13 reports a loop as RuntimeError
-            return "is a link that leads nowhere or to itself"
-        if target.is_dir():
-            return "is a link to a folder: links to folders are not followed, copy it"
-        if not target.is_relative_to(self.real):
-            return "is a link that leaves the image folder: copy the file it leads to"
-        return None
+        for entry, problem in files_below(folder, (identity(self.root),)):
+            if problem is not None:
+                self._refuse(entry, problem)
+            elif printable(entry.name) != entry.name or printable(entry.path) != entry.path:
+                self._refuse(entry, "has a file name that is not UTF-8: rename it")
+            else:
+                yield File(self.text, Path(entry.path).relative_to(self.root).as_posix(), self.prefix)
 
     def _refuse(self, entry: os.DirEntry[str], why: str) -> None:
         relative = printable(Path(entry.path).relative_to(self.root).as_posix())
         self.bad.add(self.split, self.prefix + relative, printable(entry.path), Undecodable(why))
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            kept = [e for e in entries if not e.name.startswith(".") and e.name.lower() not in _CLUTTER]
-    except OSError as error:
-        raise DataError(
-            f"the folder {printable(str(folder))} cannot be read: {(error.strerror or '').lower()}"
-        ) from error
-    return sorted(kept, key=lambda entry: entry.name)
-
-
 def _holds_folders(folder: os.DirEntry[str]) -> bool:
-    return any(entry.is_dir(follow_symlinks=False) for entry in _entries(Path(folder.path)))
-
-
-def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
-
-
-def _looks_like_image(name: str) -> bool:
-    return name.lower().endswith((".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif"))
-
-
-def _names(folders: list[str], wanted: list[str] | None) -> tuple[list[str], dict[str, int]]:
-    """Class names in the order of their labels, and the label of each folder."""
-    if wanted is None:
-        return folders, {name: label for label, name in enumerate(folders)}
-    wanted = check_class_names(wanted, "dataset.class_names")
-    if set(wanted) == set(folders):
-        return wanted, {name: label for label, name in enumerate(wanted)}
-    if len(wanted) != len(folders) or set(wanted) & set(folders):
-        lacking = [name for name in folders if name not in wanted]
-        raise DataError(
-            f"dataset.class_names has {len(wanted)} names and the image folder {len(folders)} classes, and "
-            f"{lacking[0] if lacking else wanted[-1]!r} is only in one of them: list the folders' names in the order "
-            f"wanted, or as many new names as there are folders, in the folders' sorted order"
-        )
-    return wanted, {name: label for label, name in enumerate(folders)}
+    return any(is_folder(entry) for entry in entries(Path(folder.path)))

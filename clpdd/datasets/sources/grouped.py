@@ -8,13 +8,14 @@ from ...catalogue.datasets import entry
 from ...config.dataset import DatasetSettings
 from ...errors import DataError
 from ..listing import BadImages, Listing, Source
-from .places import listed, names_of, read_table, root_of, unlike
+from ..walking import entries, is_folder, looks_like_image
+from .places import listed, names_of, read_table, root_of, unlike, whole
 
 __all__ = ["list_spawrious", "list_waterbirds"]
 
 _BIRDS, _PLACES = ("landbird", "waterbird"), ("land", "water")
 _WATERBIRDS = ("waterbird_complete95_forest2water2", "waterbirds_v1.0")
-_SPLIT = {"0": "train", "1": "validation", "2": "test"}
+_SPLIT = {0: "train", 1: "validation", 2: "test"}
 
 _DOGS = ("bulldog", "corgi", "dachshund", "labrador")
 _ORDER = ("bulldog", "dachshund", "labrador", "corgi")  # in which the benchmarks list their places
@@ -41,11 +42,12 @@ def list_waterbirds(settings: DatasetSettings, base: Path, bad: BadImages) -> So
     groups: dict[str, list[str]] = {split: [] for split in _SPLIT.values()}
     table = home / "metadata.csv"
     for number, row in enumerate(read_table(table, ["img_filename", "y", "place", "split"]), start=2):
-        if row["y"] not in ("0", "1") or row["place"] not in ("0", "1") or row["split"] not in _SPLIT:
+        bird, place, part = (whole(row[name]) for name in ("y", "place", "split"))
+        if bird not in (0, 1) or place not in (0, 1) or part not in _SPLIT:
             raise DataError(f"{table}, line {number}: y and place must be 0 or 1, split 0, 1 or 2")
-        split, bird = _SPLIT[row["split"]], int(row["y"])
+        split = _SPLIT[part]
         rows[split].append((row["img_filename"], bird))
-        groups[split].append(f"{_BIRDS[bird]} on {_PLACES[int(row['place'])]}")
+        groups[split].append(f"{_BIRDS[bird]} on {_PLACES[place]}")
     listings: dict[str, Listing] = {s: listed(home, rows[s], settings, groups[s]) for s in rows if rows[s]}
     if "train" not in listings or "test" not in listings:
         raise DataError(f"{table} names no image of the training or of the test split: unpack the dataset again")
@@ -96,7 +98,7 @@ def _combinations(benchmark: str) -> tuple[list[Part], list[Part]]:
 def _pictures(folder: Path, settings: DatasetSettings) -> list[str]:
     if not folder.is_dir():
         raise DataError(f"{folder} does not exist, but {settings.name} needs it: unpack that part of the dataset too")
-    names = [p.name for p in folder.iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg") and p.is_file()]
+    names = [entry.name for entry in entries(folder) if looks_like_image(entry.name) and not is_folder(entry)]
     if not names:
         raise DataError(f"{folder} holds no image, but {settings.name} needs it: unpack that part of the dataset again")
     return sorted(names, key=lambda name: (len(name), name))  # 2.png before 10.png

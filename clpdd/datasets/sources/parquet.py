@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from ...config.dataset import DatasetSettings
 from ...errors import DataError
+from ..classes import number_gaps, number_words, renumbered, unlabelled
 from ..listing import BadImages, Listing, Source, check_class_names, max_file_bytes, nearest
 from .parquet_columns import File, inspect
 from .parquet_rows import ParquetRows
@@ -15,7 +17,7 @@ from .parquet_rows import ParquetRows
 __all__ = ["expand", "list_parquet", "list_tables"]
 
 
-def expand(patterns: str | list[str], base: Path, setting: str) -> list[Path]:
+def expand(patterns: str | list[str], base: Path, setting: str, suffix: str = "parquet") -> list[Path]:
     """The files that paths and globs below ``base`` stand for, sorted within each glob, each once.
 
     Raises:
@@ -31,7 +33,7 @@ def expand(patterns: str | list[str], base: Path, setting: str) -> list[Path]:
             raise DataError(f"{setting}: {item} is an address: download the file and name its path")
         if path.is_dir():
             raise DataError(
-                f"{setting}: {path} is a folder: name the files in it, e.g. {item.rstrip('/')}/train-*.parquet"
+                f"{setting}: {path} is a folder: name the files in it, e.g. {item.rstrip('/')}/train-*.{suffix}"
             )
         found = [path] if path.is_file() else _glob(path, setting) if any(c in item for c in "*?[") else []
         if not found:
@@ -55,7 +57,7 @@ def list_parquet(settings: DatasetSettings, base: Path, bad: BadImages) -> Sourc
 
     Raises:
         DataError: files that are missing, damaged or the same in two splits; columns that are missing or of the wrong
-            type; labels that are null, negative, beyond the class names, or leave a class of the training split empty.
+            type; labels that are null, negative or beyond the class names.
     """
     given = {name: getattr(settings, name) for name in ("train", "validation", "test")}
     paths = {name: expand(value, base, f"dataset.{name}") for name, value in given.items() if value is not None}
@@ -67,7 +69,7 @@ def list_tables(paths: dict[str, list[Path]], settings: DatasetSettings) -> Sour
     if settings.duplicates != "allow":
         _refuse_shared(paths)
     files = {name: [inspect(path, settings) for path in listed] for name, listed in paths.items()}
-    names = _class_names(files, settings)
+    files, names = _numbered(files, settings)
     for split in files:
         _check_labels(files[split], split, len(names), settings)
     max_bytes = max_file_bytes(settings.max_pixels)
@@ -89,9 +91,40 @@ def _refuse_shared(paths: dict[str, list[Path]]) -> None:
                 )
 
 
-def _class_names(files: dict[str, list[File]], settings: DatasetSettings) -> list[str]:
-    if settings.class_names is not None:
-        return check_class_names(settings.class_names, "dataset.class_names")
+def _numbered(files: dict[str, list[File]], settings: DatasetSettings) -> tuple[dict[str, list[File]], list[str]]:
+    """The files with labels from 0 on wherever these are words or leave numbers out, and the classes' names."""
+    every = [file for listed in files.values() for file in listed]
+    worded = [file for file in every if file.words is not None]
+    column = settings.label_column
+    named = _names_in_metadata(files) if settings.class_names is None else None
+    if worded:
+        other = next((file for file in every if file.words is None), None)
+        if other is not None:
+            raise DataError(
+                f"column {column!r} holds words in {worded[0].path} and integers in {other.path}: write it alike"
+            )
+        words = {split: [(str(file.path), file.words or []) for file in listed] for split, listed in files.items()}
+        names, labels = number_words(words, settings.class_names or named, column)
+        changed = {
+            split: [replace(file, labels=own) for file, own in zip(listed, labels[split], strict=True)]
+            for split, listed in files.items()
+        }
+        return changed, names
+    wanted = settings.class_names or named
+    numbers = number_gaps([file.labels for file in files["train"]], settings.class_names, column) if not named else None
+    if numbers is None:
+        if wanted is not None:
+            return files, check_class_names(wanted, "dataset.class_names")
+        present = np.unique(np.concatenate([file.labels for file in files["train"]]))
+        return files, [str(label) for label in range(int((present >= 0).sum()))]
+    changed = {
+        split: [replace(file, labels=renumbered(file.labels, numbers, str(file.path), column)) for file in listed]
+        for split, listed in files.items()
+    }
+    return changed, list(wanted) if wanted is not None else [str(label) for label in numbers]
+
+
+def _names_in_metadata(files: dict[str, list[File]]) -> list[str] | None:
     named = [(file.path, file.class_names) for listed in files.values() for file in listed if file.class_names]
     for path, names in named[1:]:
         if names != named[0][1]:
@@ -99,18 +132,7 @@ def _class_names(files: dict[str, list[File]], settings: DatasetSettings) -> lis
                 f"{path} and {named[0][0]} give other class names ({_some(names)} and {_some(named[0][1])}), so that "
                 f"their labels mean different things: write both with the same names"
             )
-    if named:
-        return list(named[0][1])
-    present = np.unique(np.concatenate([file.labels for file in files["train"]]))
-    present = present[present >= 0]
-    if len(present) and len(present) != present[-1] + 1:
-        gap = int(np.flatnonzero(present != np.arange(len(present)))[0])
-        raise DataError(
-            f"{files['train'][0].path.parent}: labels run to {present[-1]}, but only {len(present)} of them occur in "
-            f"the training images, and {gap} is the first that does not. Labels must be 0 to classes - 1 without a "
-            f"gap: renumber them"
-        )
-    return [str(label) for label in range(len(present))]
+    return list(named[0][1]) if named else None
 
 
 def _some(names: list[str]) -> str:
@@ -123,8 +145,7 @@ def _check_labels(files: list[File], split: str, classes: int, settings: Dataset
         if not len(wrong):
             continue
         label = int(file.labels[wrong[0]])
-        hint = "; -1 marks a split published without labels: choose another" if label == -1 else ""
         raise DataError(
             f"{file.path}, row {wrong[0]} (counted from 0): column {settings.label_column!r} is {label}, but 0 to "
-            f"{classes - 1} is allowed, as dataset.{split} has {classes} classes{hint}"
+            f"{classes - 1} is allowed, as dataset.{split} has {classes} classes{unlabelled(label)}"
         )

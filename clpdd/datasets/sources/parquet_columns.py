@@ -25,7 +25,8 @@ class File:
 
     Attributes:
         row_groups: rows of each row group.
-        labels: ``(n,)`` int64.
+        labels: ``(n,)`` int64; zeros where the labels are words that have no numbers yet.
+        words: the ``n`` labels, where they are words.
         class_names: those in the file's metadata, where it has some.
         groups: ``n`` names, where a column of groups was asked for.
     """
@@ -35,6 +36,7 @@ class File:
     labels: Labels
     class_names: list[str] | None
     groups: list[str] | None = None
+    words: list[str] | None = None
 
 
 def inspect(path: Path, settings: DatasetSettings) -> File:
@@ -49,12 +51,6 @@ def inspect(path: Path, settings: DatasetSettings) -> File:
             _check_column(path, schema, settings.image_column, "image_column")
             _check_column(path, schema, settings.label_column, "label_column")
             _check_image_type(path, schema.field(settings.image_column))
-            label_type = schema.field(settings.label_column).type
-            if not pa.types.is_integer(label_type):
-                raise DataError(
-                    f"{path}: column {settings.label_column!r} holds {label_type}, but labels must be integers from 0 "
-                    f"to classes - 1: map them first, and give the names in dataset.class_names"
-                )
             column = opened.read(columns=[settings.label_column], use_threads=False).column(0)
             groups_column = None
             if settings.group_column is not None:
@@ -63,18 +59,18 @@ def inspect(path: Path, settings: DatasetSettings) -> File:
             groups = [opened.metadata.row_group(number).num_rows for number in range(opened.num_row_groups)]
     except READ_ERRORS as error:
         raise damaged(path, error) from error
-    labels = _labels(path, column, settings.label_column)
+    labels, words = _labels(path, column, settings.label_column)
     if len(labels) != sum(groups):
         raise damaged(path, ValueError(f"{len(labels)} labels for {sum(groups)} rows"))
     names = _names_in_metadata(path, schema.metadata or {}, settings.label_column)
-    return File(path, groups, labels, names, _groups(path, groups_column, settings.group_column))
+    return File(path, groups, labels, names, _groups(path, groups_column, settings.group_column), words)
 
 
 def _groups(path: Path, column: pa.ChunkedArray | None, name: str | None) -> list[str] | None:
     if column is None:
         return None
-    words = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-    if not (words or pa.types.is_integer(column.type)):
+    column = _decoded(column)
+    if not (_is_text(column.type) or pa.types.is_integer(column.type) or pa.types.is_boolean(column.type)):
         raise DataError(f"{path}: column {name!r} holds {column.type}, but groups must be words or integers")
     _refuse_nulls(path, column, name, "group")
     return [str(value) for value in column.to_pylist()]
@@ -93,24 +89,56 @@ def _check_column(path: Path, schema: pa.Schema, name: str, setting: str) -> Non
 
 def _check_image_type(path: Path, column: pa.Field) -> None:
     kind = column.type
-    plain = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
     fields = {field.name: field.type for field in kind} if pa.types.is_struct(kind) else {}
-    binary = [pa.types.is_binary(t) or pa.types.is_large_binary(t) for k, t in fields.items() if k == "bytes"]
-    text = [pa.types.is_string(t) or pa.types.is_large_string(t) for k, t in fields.items() if k == "path"]
-    if not plain and not (fields and (binary or text) and all(binary + text)):
+    held = [_is_bytes(t) or pa.types.is_null(t) for k, t in fields.items() if k == "bytes"]
+    held += [_is_text(t) or pa.types.is_null(t) for k, t in fields.items() if k == "path"]
+    empty = all(pa.types.is_null(fields[k]) for k in ("bytes", "path") if k in fields)
+    if not _is_bytes(kind) and not (held and all(held) and not empty):
         raise DataError(
             f"{path}: column {column.name!r} holds {kind}, but images must be struct<bytes: binary, path: string> or "
             f"binary, holding encoded image files"
         )
 
 
-def _labels(path: Path, column: pa.ChunkedArray, name: str) -> Labels:
+def _is_bytes(kind: pa.DataType) -> bool:
+    """Whether the type holds bytes, however they are laid out."""
+    if pa.types.is_dictionary(kind):
+        return _is_bytes(kind.value_type)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_list_view(kind):
+        return bool(pa.types.is_uint8(kind.value_type))
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A dictionary's column as that of its values."""
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
+def _labels(path: Path, column: pa.ChunkedArray, name: str) -> tuple[Labels, list[str] | None]:
+    """Labels as integers, and as words where they are words or truth values."""
     _refuse_nulls(path, column, name, "label")
+    column = _decoded(column)
+    kind = column.type
+    if _is_text(kind) or pa.types.is_boolean(kind):
+        words = [str(value).lower() if isinstance(value, bool) else value for value in column.to_pylist()]
+        return np.zeros(len(words), np.int64), words
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
+        raise DataError(
+            f"{path}: column {name!r} holds {kind}, but labels must be integers or words, one of them an image"
+        )
+    _refuse_nulls(path, column, name, "label")  # a dictionary may hold null as a value
     try:
         values = column.cast(pa.int64()).to_numpy()
     except pa.ArrowInvalid as error:
-        raise DataError(f"{path}: column {name!r} holds a label beyond 64-bit integers ({error})") from error
-    return np.asarray(values, dtype=np.int64)
+        what = "a label beyond 64-bit integers" if pa.types.is_integer(kind) else "labels that are no whole numbers"
+        raise DataError(f"{path}: column {name!r} holds {what} ({error})") from error
+    return np.asarray(values, dtype=np.int64), None
 
 
 def _refuse_nulls(path: Path, column: pa.ChunkedArray, name: str | None, what: str) -> None:

@@ -108,11 +108,13 @@ def _image_bytes(value: Any, folder: Path, max_bytes: int) -> bytes:
     """The encoded image of one cell; a cell without bytes may name a file next to the Parquet file."""
     if isinstance(value, bytes):
         return value
+    if isinstance(value, list):
+        return _joined(value)
     if value is None:
         raise Undecodable("is null")
     data, path = value.get("bytes"), value.get("path")
     if data is not None:
-        return bytes(data)
+        return _joined(data) if isinstance(data, list) else bytes(data)
     if not path:
         raise Undecodable("has neither bytes nor a path")
     if "\0" in path or Path(path).is_absolute() or ".." in Path(path).parts or "\\" in path or "://" in path:
@@ -124,3 +126,10 @@ def _image_bytes(value: Any, folder: Path, max_bytes: int) -> bytes:
     if not inside:
         raise Undecodable(f"has no bytes, and its path {path!r} is a link that leaves the folder of the Parquet file")
     return read_file(folder / path, max_bytes)
+
+
+def _joined(numbers: list[int | None]) -> bytes:
+    """A list of numbers, each a byte."""
+    if None in numbers:
+        raise Undecodable("holds a null among its bytes")
+    return bytes(number for number in numbers if number is not None)

@@ -14,7 +14,18 @@ from ...config.dataset import DatasetSettings
 from ...errors import DataError
 from ..listing import File, Files, check_class_names, max_file_bytes
 
-__all__ = ["find", "listed", "matlab", "names_of", "read_lines", "read_table", "root_of", "safe_name", "unlike"]
+__all__ = [
+    "find",
+    "listed",
+    "matlab",
+    "names_of",
+    "read_lines",
+    "read_table",
+    "root_of",
+    "safe_name",
+    "unlike",
+    "whole",
+]
 
 
 def root_of(settings: DatasetSettings, base: Path) -> Path:
@@ -61,6 +72,13 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         if any(row[name] is None for name in columns):
             raise DataError(f"{path}, line {number}: fewer fields than the header has")
     return rows
+
+
+def whole(text: str) -> int | None:
+    """A whole number as tables hold it, ``1`` or ``1.0`` (what pandas makes of it), ``None`` of anything else."""
+    text = text.strip()
+    digits, _, rest = text.partition(".")
+    return int(digits) if digits.isascii() and digits.isdigit() and not rest.strip("0") else None
 
 
 def matlab(source: Path | bytes, where: str, name: str) -> Any:

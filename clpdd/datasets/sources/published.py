@@ -11,7 +11,7 @@ from ...config.dataset import DatasetSettings
 from ...errors import DataError
 from ..listing import BadImages, Listing, Source
 from .folder import list_roots
-from .places import find, listed, matlab, names_of, read_lines, root_of, unlike
+from .places import find, listed, matlab, names_of, read_lines, root_of, unlike, whole
 
 __all__ = ["list_cub", "list_dogs", "list_flowers", "list_food", "list_splits"]
 
@@ -79,11 +79,18 @@ def list_cub(settings: DatasetSettings, base: Path, bad: BadImages) -> Source:
     )
     rows: dict[str, list[tuple[str, int]]] = {"train": [], "test": []}
     for number, name in images.items():
-        try:
-            rows["train" if training[number] == "1" else "test"].append((name, int(labels[number]) - 1))
-        except (KeyError, ValueError) as error:
-            raise DataError(f"{home}: image {number} ({name}) has no class or no split ({error})") from error
-    own = [name.split(".", 1)[-1].replace("_", " ") for name in names.values()]
+        part, label = whole(training.get(number, "")), whole(labels.get(number, ""))
+        if part not in (0, 1) or label is None or str(label) not in names:
+            raise DataError(
+                f"{home}: image {number} ({name}) has the class {labels.get(number)!r} and the split "
+                f"{training.get(number)!r}, but one of classes.txt is needed, and 0 (test) or 1 (training)"
+            )
+        rows["train" if part else "test"].append((name, label - 1))
+    try:
+        ordered = [names[str(number)] for number in range(1, len(names) + 1)]  # whatever the order of the lines
+    except KeyError as error:
+        raise DataError(f"{home / 'classes.txt'} names no class {error}: its numbers must run from 1 on") from None
+    own = [name.split(".", 1)[-1].replace("_", " ") for name in ordered]
     listings: dict[str, Listing] = {split: listed(home / "images", found, settings) for split, found in rows.items()}
     return Source(settings.name, names_of(settings, own), listings)
 
@@ -91,7 +98,11 @@ def list_cub(settings: DatasetSettings, base: Path, bad: BadImages) -> Source:
 def _numbered(path: Path) -> dict[str, str]:
     """Lines ``17 something`` as a mapping."""
     pairs = [line.strip().partition(" ") for line in read_lines(path)]
-    return {number: rest.strip() for number, _, rest in pairs}
+    numbered: dict[str, str] = {}
+    for number, _, rest in pairs:
+        if numbered.setdefault(number, rest.strip()) != rest.strip():
+            raise DataError(f"{path} gives the number {number} twice: {numbered[number]} and {rest.strip()}")
+    return numbered
 
 
 def list_dogs(settings: DatasetSettings, base: Path, bad: BadImages) -> Source:
