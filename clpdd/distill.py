@@ -18,6 +18,7 @@ from .errors import ArtifactError, SettingsError
 from .features import FeatureStore
 from .files import sha256_tree
 from .kernels import Kernels
+from .memory import limit
 from .methods import METHODS, Context, Method, OnProgress, Snapshot
 from .precision import pass_through, resolve_precision
 from .provenance import code_digest
@@ -49,6 +50,7 @@ def distill(
     name: str | None = None,
     snapshots: Container[int] = (),
     on_snapshot: Callable[[Snapshot], None] | None = None,
+    budget: float | None = None,
     runtime: RuntimeSettings | None = None,
     ranks: Ranks = ALONE,
 ) -> DistilledSet:
@@ -70,7 +72,8 @@ def distill(
         name: what the result is called; ``None`` takes the method's name.
         snapshots, on_snapshot: steps (0 is the start) whose images are shown to ``on_snapshot`` as they are reached.
             Steps that an earlier, killed attempt has passed are not shown again, nor is anything of a finished run.
-        runtime: where features and images are kept: decides nothing of the result.
+        budget: seconds of steps at which ``on_snapshot`` ends the run: told instead of the steps that are left.
+        runtime: where features and images are kept, and in how much memory: of the result it decides last bits alone.
         ranks: this process among those that call this with the same arguments. They share the images and what these
             are scored on; a method that optimises nothing is left to rank 0. Results differ from those of one process
             by rounding, and a run may go on with another number of ranks.
@@ -130,6 +133,7 @@ def distill(
                 on_progress=on_progress,
                 snapshots=snapshots,
                 on_snapshot=on_snapshot,
+                budget=budget,
                 runtime=runtime or RuntimeSettings(),
                 source=source(work.path / "source") if method == "neighbor" else None,
                 ranks=ranks if spread else ALONE,
@@ -209,7 +213,8 @@ def _compute(method: Method, context: Context, strictly: bool) -> DistilledSet:
     """Run the method; ``strictly`` only if the encoder's passes can be the same every time."""
     encoder = context.encoder
     attempt = (lambda: pass_through(encoder, context.settings.precision)) if strictly else None
-    with deterministic(encoder.mean.device, attempt):
+    device = encoder.mean.device
+    with deterministic(device, attempt), limit(device, context.runtime.memory):
         return method(context)
 
 

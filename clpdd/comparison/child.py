@@ -133,6 +133,7 @@ def _carry_out(order: Order) -> dict[str, float]:
             random_draws=order.draws,
             snapshots=shown,
             on_snapshot=track,
+            budget=order.seconds[-1] if order.seconds else None,
         )
 
     try:

@@ -128,7 +128,7 @@ class DistillSettings(Section):
     image_size: Annotated[int, Field(ge=8, le=4096)] | None = None
     encoder_batch: Positive | None = None
     precision: Precision = "auto"
-    compile: bool = False
+    compile: bool | Literal["auto"] = "auto"
     neighbor_of: Literal["clp", "lgm"] = "clp"
     keep: Literal["best", "last"] = "best"
     validate_every: Positive = 50
@@ -232,5 +232,6 @@ class RuntimeSettings(Section):
     threads: Annotated[int, Field(ge=0, le=4096)] = 0
     features: Literal["auto", "device", "host", "stream"] = "auto"
     state: Literal["auto", "device", "host"] = "auto"
+    memory: NonNegativeReal = 0
     deterministic: bool = True
     wait_seconds: NonNegativeReal = 0

@@ -62,6 +62,7 @@ class Context:
     on_progress: OnProgress | None = None
     snapshots: Container[int] = ()  # steps whose images ``on_snapshot`` is shown
     on_snapshot: Callable[[Snapshot], None] | None = None
+    budget: float | None = None  # seconds of steps at which ``on_snapshot`` ends it; what is left of them is told
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
     source: DistilledSet | None = None  # for the method ``neighbor``: what the images are to be near to
     ranks: Ranks = ALONE  # this process among those that optimise together
