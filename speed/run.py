@@ -39,6 +39,8 @@ class _Run:
     device: torch.device
     repeats: int
     quick: bool
+    steps: int = 120
+    against: Path | None = None
 
     @property
     def problem(self) -> Workload:
@@ -94,6 +96,13 @@ def _streams(run: _Run) -> Iterator[Section]:
     yield streams(10_000 if run.quick else 1_000_000, 64 if run.quick else 768, 100)
 
 
+def _distilling(run: _Run) -> Iterator[Section]:
+    from .distilling import distilling
+
+    shape = SHAPES[run.shape].with_images(10) if run.quick else SHAPES[run.shape]
+    yield distilling(shape, str(run.device), 4 if run.quick else run.steps, run.against)
+
+
 _SECTIONS: dict[str, Callable[[_Run], Iterator[Section]]] = {
     "steps": _steps,
     "methods": _methods,
@@ -103,6 +112,7 @@ _SECTIONS: dict[str, Callable[[_Run], Iterator[Section]]] = {
     "evaluation": _evaluation,
     "caching": _caching,
     "streams": _streams,
+    "distilling": _distilling,
 }
 
 
@@ -115,9 +125,12 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="tiny sizes: whether it runs, not how fast")
+    parser.add_argument("--steps", type=int, default=120, help="of the distillations of the section distilling")
+    parser.add_argument("--against", type=Path, help="another checkout, whose distillation is measured too")
     parser.add_argument("--out", type=Path, default=Path("data/speed"))
     options = parser.parse_args()
-    run = _Run(options.shape, torch.device(options.device), options.repeats, options.quick)
+    device = torch.device(options.device)
+    run = _Run(options.shape, device, options.repeats, options.quick, options.steps, options.against)
     sections: list[Section] = []
     command = shlex.join(["python", "-m", "speed", *sys.argv[1:]])
     with deterministic(run.device, lambda: pass_through(run.problem.encoder)):  # as distillation does

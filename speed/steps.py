@@ -25,7 +25,8 @@ def take(problem: Workload, number: int, method: str = "clp", batch: int | None 
     """One step of a method."""
     loss = problem.closed_form(number) if method == "clp" else problem.matching(number)
     problem.images.begin(1e-3)
-    step(problem.encode, problem.images, problem.views(number), loss, batch or problem.batch, problem.images.update)
+    images, kept = problem.images, problem.plan.kept
+    step(problem.encode, images, problem.views(number), loss, batch or problem.batch, images.update, kept)
 
 
 def parts(shape: Shape, problem: Workload, repeats: int) -> Section:
@@ -36,8 +37,10 @@ def parts(shape: Shape, problem: Workload, repeats: int) -> Section:
     for _ in range(repeats):
         _watched(problem, watch, next(numbers))
     total = sum(watch.parts.values())
-    passes = "one pass" if len(problem.labels) <= problem.batch else f"two passes of {problem.batch} views"
-    section = Section(f"A step: {_name(shape)}, {passes}", ["part", "milliseconds", "share of the step"])
+    section = Section(
+        f"A step: {_name(shape)}, {problem.plan.told(len(problem.labels))}",
+        ["part", "milliseconds", "share of the step"],
+    )
     for name in PARTS:
         if (spent := watch.parts.get(name)) is None:  # of the encoder's two parts, in one pass there is but one
             continue
@@ -106,7 +109,7 @@ def _watched(problem: Workload, watch: Stopwatch, number: int) -> None:
         problem.images.update(chunk, gradients)
         watch.enter("other")
 
-    step(encode, images, views, scored, problem.batch, update)  # type: ignore[arg-type]
+    step(encode, images, views, scored, problem.batch, update, problem.plan.kept)  # type: ignore[arg-type]
     watch.stop()
 
 

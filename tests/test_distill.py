@@ -172,20 +172,21 @@ def test_the_batch_is_measured_by_what_features_and_images_leave(
     assert order.index("batch_that_fits") == len(order) - 1 > 1
 
 
-def test_levels_to_come_have_their_memory_promised(
+def test_levels_have_their_memory_promised_before_they_are_there(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     promised: list[int] = []
+    planned = problem.FeatureProblem._planned
 
-    def measure(encoder: Any, precision: str, bytes_: int) -> int:
-        promised.append(bytes_)
-        return 64
+    def plan(self: Any) -> Any:
+        promised.append(self.promised)
+        return planned(self)
 
-    monkeypatch.setattr(problem, "batch_that_fits", measure)
-    for place, start in enumerate(("centroid", "noise")):
+    monkeypatch.setattr(problem.FeatureProblem, "_planned", plan)
+    for start in ("centroid", "noise"):
         run(world, tmp_path / start, steps=2, initialisation=start, encoder_batch=None)
-        levels = [] if start == "centroid" else [2, 4, 8, 16, 32, 64]  # all but the first, with Adam's two moments
-        assert promised[place] == 10 * 3 * 4 * 3 * sum(r * r for r in levels)
+    levels = [1, 2, 4, 8, 16, 32, 64]  # with Adam's two moments
+    assert promised == [10 * 3 * 4 * 3 * sum(r * r for r in levels)] * 2
 
 
 def test_tuning_works_where_the_test_split_does_not_exist(world: World, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
 
+import clpdd.encoders.architectures  # noqa: F401  (registers the shipped encoder's architecture)
 from clpdd.config.cache import CacheSettings
 from clpdd.config.kernels import KernelSettings
 from clpdd.datasets.index import IndexWriter

@@ -148,7 +148,7 @@ def test_an_import_inside_a_function_has_its_reason_beside_it() -> None:
 
 
 def test_the_mathematics_knows_torch_and_no_setting() -> None:
-    allowed = {*sys.stdlib_module_names, "torch", "clpdd"}
+    allowed = {*sys.stdlib_module_names, "torch", "triton", "clpdd"}  # Triton comes with torch for CUDA
     for path in (PACKAGE / "functional").glob("*.py"):
         assert {name.split(".")[0] for _, name in imports(path)} <= allowed, path
         for node in ast.walk(ast.parse(path.read_bytes())):

@@ -46,5 +46,5 @@ def test_gradient_equals_finite_differences(objective: str) -> None:
 
 def test_unknown_objective_is_refused() -> None:
     W, Z = probe()
-    with pytest.raises(ValueError, match="objective is .hinge.; it must be cross_entropy"):
+    with pytest.raises(ValueError, match=r"objective is .hinge.; it must be cross_entropy"):
         outer_loss(W, Z, LABELS, "hinge", 0.1)

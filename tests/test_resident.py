@@ -88,7 +88,7 @@ def test_without_room_the_next_place_is_taken(store: FeatureStore, monkeypatch: 
         (narrow * 2, "device", torch.float16),
         (9, "stream", None),
     ):
-        monkeypatch.setattr("clpdd.optimise.real_features.free_bytes", lambda device, room=room: room)
+        monkeypatch.setattr("clpdd.optimise.real_features.device_bytes", lambda device, memory, room=room: room)
         with closing(RealFeatures(store, CPU, torch.zeros(store.dim), "auto")) as real:
             assert real.where == where
             assert kept is None or real.dtype == kept

@@ -129,7 +129,11 @@ def _carry_out(order: Order) -> dict[str, float]:
             out / "set",
             seed=order.seed,
             run=Run(work=work, runtime=runtime),
-            watch=Watch(snapshots=range(UNTIL_STOPPED) if order.seconds else order.steps, on_snapshot=track),
+            watch=Watch(
+                snapshots=range(UNTIL_STOPPED) if order.seconds else order.steps,
+                on_snapshot=track,
+                budget=order.seconds[-1] if order.seconds else None,
+            ),
         )
 
     try:

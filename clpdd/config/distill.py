@@ -53,7 +53,7 @@ class DistillSettings(Section):
     image_size: Annotated[int, Field(ge=8, le=4096)] | None = None
     encoder_batch: Positive | None = None
     precision: Precision = "auto"
-    compile: bool = False
+    compile: bool | Literal["auto"] = "auto"
     random_draws: Annotated[int, Field(ge=1, le=1000)] = 5
     neighbor_of: Literal["clp", "lgm"] = "clp"
     keep: Literal["best", "last"] = "best"

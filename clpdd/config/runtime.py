@@ -18,6 +18,7 @@ class RuntimeSettings(Section):
     threads: Annotated[int, Field(ge=0, le=4096)] = 0
     features: Literal["auto", "device", "host", "stream"] = "auto"
     state: Literal["auto", "device", "host"] = "auto"
+    memory: NonNegativeReal = 0
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
     checkpoint_every_steps: Positive = 100
     checkpoint_every_seconds: PositiveReal = 60

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import SettingsError
-from ..runtime.machine import free_bytes
 from .encoder import Encoder
+from .lowered import lowered, regions
 
-__all__ = ["MAX_BATCH", "batch_that_fits", "encode", "encoder_call", "pass_through", "resolve_precision", "saved_bytes"]
+__all__ = [
+    "MAX_BATCH",
+    "batch_that_fits",
+    "compiled_call",
+    "encode",
+    "encoder_call",
+    "pass_through",
+    "resolve_precision",
+    "saved_bytes",
+]
 
 MAX_BATCH = 1024
 """Views per pass that ``batch_that_fits`` never exceeds: more is no faster."""
 
 _CPU_BUDGET = 4 * 2**30  # bytes: a constant, so that the same run on another machine takes the same chunks
-_CUDA_SHARE = 0.7  # of the free memory
 _WORKING_SPACE = 1.25  # what the kernels take beside the saved activations
 _PIXEL_COPIES = 10  # image, view, normalised view and their gradients
 
@@ -30,25 +40,34 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
 
 
-def encoder_call(encoder: Encoder, precision: str = "auto", compile: bool = False) -> Callable[[Tensor], Tensor]:
+def encoder_call(encoder: Encoder, precision: str = "auto") -> Callable[[Tensor], Tensor]:
     """The encoder as a function of pixels ``(b, 3, s, s)``, features ``(b, d)`` float32 whatever the precision inside.
 
     Args:
-        precision: ``"auto"``, ``"float32"`` or ``"bfloat16"``: autocast around the encoder, nothing else.
-        compile: by ``torch.compile``. The first passes of a shape take long; a failure is a ``SettingsError``.
+        precision: ``"auto"``, ``"float32"`` or ``"bfloat16"``: on CUDA weights in bfloat16 (``lowered``),
+            elsewhere, and for models that do not bear it, autocast around the encoder.
     """
-    device = encoder.mean.device
-    dtype = resolve_precision(precision, device)
-    model: nn.Module | Callable[[Tensor], Tensor] = torch.compile(encoder) if compile else encoder
+    return _call(*_model(encoder, precision))
 
-    def call(images: Tensor) -> Tensor:
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            features: Tensor = model(images)
-        return features.float()
+
+def compiled_call(encoder: Encoder, precision: str = "auto") -> Callable[[Tensor], Tensor]:
+    """The same by ``torch.compile``: on CUDA part by part of those that are alike, elsewhere as a whole.
+
+    The first passes of a shape take long; a failure is a ``SettingsError``.
+    """
+    model, dtype = _model(encoder, precision)
+    if encoder.mean.device.type == "cuda":
+        model = copy.deepcopy(model)
+        for part in regions(model):
+            part.compile(dynamic=False)
+        call = _call(model, dtype)
+    else:
+        call = _call(torch.compile(model), dtype, encoder.mean.device)
 
     def guarded(images: Tensor) -> Tensor:
         try:
-            return call(images)
+            with _repeatable():
+                return call(images)
         except torch._dynamo.exc.TorchDynamoException as error:
             said = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise SettingsError(
@@ -56,7 +75,40 @@ def encoder_call(encoder: Encoder, precision: str = "auto", compile: bool = Fals
                 f"to false, or see that a C++ compiler (CPU) or Triton (CUDA) is installed"
             ) from error
 
-    return guarded if compile else call
+    return guarded
+
+
+def _model(encoder: Encoder, precision: str) -> tuple[Encoder, torch.dtype]:
+    """What computes, and the dtype of the autocast around it: float32 is none."""
+    device = encoder.mean.device
+    dtype = resolve_precision(precision, device)
+    if device.type == "cuda" and dtype == torch.bfloat16 and (made := lowered(encoder)) is not None:
+        return made, torch.float32
+    return encoder, dtype
+
+
+def _call(
+    model: Callable[[Tensor], Tensor], dtype: torch.dtype, device: torch.device | None = None
+) -> Callable[[Tensor], Tensor]:
+    kind = (device or model.mean.device).type  # type: ignore[attr-defined]
+
+    def call(images: Tensor) -> Tensor:
+        with torch.autocast(kind, dtype, enabled=dtype != torch.float32):
+            features: Tensor = model(images)
+        return features.float()
+
+    return call
+
+
+@contextlib.contextmanager
+def _repeatable() -> Iterator[None]:
+    """Compile kernels by rule instead of by trial, which ends otherwise every time, and as many as are asked for."""
+    import torch._dynamo.config  # here: only CUDA needs it, and it may be absent
+    import torch._inductor.config
+
+    ruled = {"deterministic": True} if hasattr(torch._inductor.config, "deterministic") else {}
+    with torch._inductor.config.patch(ruled), torch._dynamo.config.patch(recompile_limit=256):
+        yield
 
 
 @torch.no_grad()
@@ -93,17 +145,14 @@ def saved_bytes(encode: Callable[[Tensor], Tensor], images: Tensor) -> int:
     return sum(kept.values())
 
 
-def batch_that_fits(encoder: Encoder, precision: str = "auto", promised: int = 0) -> int:
-    """Views that a pass with a graph can hold: measured on three images, of any model, on any device.
+def batch_that_fits(encoder: Encoder, precision: str = "auto") -> int:
+    """Views that a pass with a graph can hold in 4 GiB of the machine's memory: measured on three images, of any model.
 
-    Call this last: what will be allocated later must be passed as ``promised``.
-
-    What one image more keeps for the backward pass, against 4 GiB on a CPU and most of the free memory on a GPU.
+    What one image more keeps for the backward pass decides; ``clpdd.optimise.passes`` plans for CUDA devices.
     """
     device, size = encoder.mean.device, encoder.size
     encode = encoder_call(encoder, precision)
     one, two = (saved_bytes(encode, torch.full((count, 3, size, size), 0.5, device=device)) for count in (1, 2))
     per_view = max(two - one, 0) * _WORKING_SPACE + _PIXEL_COPIES * 3 * size * size * 4
-    budget = (free_bytes(device) - promised) * _CUDA_SHARE if device.type == "cuda" else _CPU_BUDGET
-    count = min(MAX_BATCH, int(budget / per_view))
+    count = min(MAX_BATCH, int(_CPU_BUDGET / per_view))
     return max(1, count - count % 8 if count > 8 else count)

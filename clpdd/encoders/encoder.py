@@ -59,6 +59,7 @@ class Encoder(nn.Module):
         self.squash = config["crop_mode"] == "squash"
         self.register_buffer("mean", torch.tensor(config["mean"]).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config["std"]).view(1, -1, 1, 1), persistent=False)
+        self.input_dtype: torch.dtype | None = None  # what the model's first layer takes, where it is not float32
         self.digest = self._digest()
         self.dim = self._probe_dim()
 
@@ -88,6 +89,8 @@ class Encoder(nn.Module):
         normalised = (resize(images, self.size) - self.mean) / self.std
         if normalised.device.type == "cpu":
             normalised = normalised.contiguous(memory_format=torch.channels_last)
+        if self.input_dtype is not None:
+            normalised = normalised.to(self.input_dtype)
         features: Tensor = self.model(normalised) if self.features == "default" else self._pooled(normalised)
         return features.float()
 

@@ -28,7 +28,13 @@ def adam_update(
         means, squares: the moments, changed in place; each of the shape of its parameter.
         counts: scalars, the number of updates made so far, changed in place.
         fused: by one kernel, which rounds otherwise than the loop does; ``counts`` then lie on the parameters' device.
+
+    Raises ``ValueError`` where a gradient or moment has not its parameter's shape, strides, dtype and device: a fused
+    kernel walks through the memory of all of them alike.
     """
+    for group in (gradients, means, squares):
+        for parameter, other in zip(parameters, group, strict=True):
+            _same_layout(parameter, other)
     adam(
         list(parameters),
         list(gradients),
@@ -46,3 +52,9 @@ def adam_update(
         eps=1e-8,
         maximize=False,
     )
+
+
+def _same_layout(parameter: Tensor, other: Tensor) -> None:
+    one, two = ((t.shape, t.stride(), t.dtype, t.device) for t in (parameter, other))
+    if one != two:
+        raise ValueError(f"a parameter has shape, strides, dtype and device {one}, what updates it {two}")

@@ -7,6 +7,7 @@ callables in and out; needs nothing but torch.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .augment import Augmentation, add_noise, crop_and_flip, draw
+from .gradients import gradients
 from .resample import resize
 from .seeding import generator
 
@@ -41,6 +43,7 @@ class Views:
         settings: the augmentation; ``None`` leaves the images as they are but for their size.
         seed, path: what the random choices are a function of, e.g. ``("augment", step)``.
         device: where the images are.
+        rough: make crops in the quickest way, see ``clpdd.functional.augment.crop_and_flip`` (CUDA alone).
     """
 
     total: int
@@ -50,6 +53,7 @@ class Views:
     seed: int
     path: tuple[str | int, ...]
     device: torch.device
+    rough: bool = False
 
     @cached_property
     def _choices(self) -> Tensor:
@@ -68,7 +72,7 @@ class Views:
         made = []
         for view in views or range(self.count):
             choices = self._choices[view, :, rows.start : rows.stop]
-            pixels = crop_and_flip(images, self.size, self.settings, choices)
+            pixels = crop_and_flip(images, self.size, self.settings, choices, rough=self.rough)
             if self.settings.noise:
                 pixels = add_noise(pixels, self.settings, choices, self._noise(view, rows))
             made.append(pixels)
@@ -130,37 +134,42 @@ def step(
     loss: Callable[[Tensor], Tensor],
     batch: int,
     update: Callable[[ChunkT, Sequence[Tensor]], None],
+    kept: int = 0,
 ) -> StepResult:
     """Take the gradient of ``loss`` with respect to the parameters of all images and hand it to ``update``.
 
     Where all views fit into one pass of the encoder, its graph is kept. Elsewhere the same gradient is taken in two
     passes: all features without a graph, the loss's gradient with respect to them, then chunk by chunk the features
     again with a graph, through which their gradient is pulled back. Neither pixels nor views nor their gradients
-    ever exist for more than one chunk.
+    ever exist for more than one chunk, but for those first chunks whose graphs are ``kept`` from the first pass, which
+    are not encoded a second time.
 
     Args:
         loss: scalar at features ``Z (count * n, d)``, view by view; ``n`` are the images that ``images`` holds.
         batch: views in a pass of the encoder.
         update: called with a chunk and its parameters' gradients, once for every chunk.
+        kept: views whose graphs there is memory for; whole chunks are kept.
     """
     if len(images) * views.count <= batch:
         return _one_pass(encode, images, views, loss, update)
-    Z = features(encode, images, views, batch).requires_grad_()
+    held: deque[_Held] = deque()
+    Z = _features(encode, images, views, batch, kept, held).requires_grad_()
     value = loss(Z)
     (pull,) = torch.autograd.grad(value, Z)
     pull = pull.view(views.count, len(images), -1)
     finite = torch.isfinite(value.detach()) & torch.isfinite(pull).all()
     done = 0
     for chunk in images.chunks(max(1, batch // views.count), update=True):
-        levels, pixels, leaf = _open(images, chunk)
-        gradient = torch.zeros_like(leaf)
-        for some in _groups(views.count, batch):
-            Z = encode(views.of(leaf, chunk.rows, some))
-            wanted = pull[some.start : some.stop, done : done + len(leaf)].flatten(0, 1)
-            gradient += torch.autograd.grad(Z, leaf, wanted)[0]
+        opened = held.popleft() if held else _Held(*_open(images, chunk), [])
+        gradient = torch.zeros_like(opened.leaf)
+        for number, some in enumerate(_groups(views.count, batch)):
+            Z = opened.Z[number] if opened.Z else encode(views.of(opened.leaf, chunk.rows, some))
+            wanted = pull[some.start : some.stop, done : done + len(gradient)].flatten(0, 1)
+            gradient += torch.autograd.grad(Z, opened.leaf, wanted)[0]
         finite = finite & torch.isfinite(gradient).all()
-        update(chunk, torch.autograd.grad(pixels, levels, gradient))
-        done += len(leaf)
+        update(chunk, gradients(opened.pixels, opened.levels, gradient))
+        done += len(gradient)
+        del opened, Z  # before the next is opened: its graph takes their place
     return StepResult(value.detach(), finite)
 
 
@@ -177,9 +186,19 @@ def _one_pass(
         value = loss(encode(views.of(leaf, chunk.rows)))
         (gradient,) = torch.autograd.grad(value, leaf)
         outcome = StepResult(value.detach(), torch.isfinite(value.detach()) & torch.isfinite(gradient).all())
-        update(chunk, torch.autograd.grad(pixels, levels, gradient))
+        update(chunk, gradients(pixels, levels, gradient))
     assert outcome is not None
     return outcome
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A chunk on its way: see ``_open``; and the features of its groups of views, where their graphs are kept."""
+
+    levels: list[Tensor]
+    pixels: Tensor
+    leaf: Tensor
+    Z: list[Tensor]
 
 
 def _open(images: Images[ChunkT], chunk: ChunkT) -> tuple[list[Tensor], Tensor, Tensor]:
@@ -195,18 +214,32 @@ def _groups(count: int, batch: int) -> Iterator[range]:
         yield range(start, min(start + batch, count))
 
 
-@torch.no_grad()
 def features(encode: Encode, images: Images[ChunkT], views: Views, batch: int) -> Tensor:
     """Features ``(count * n, d)`` of all views, view by view, without a graph."""
+    return _features(encode, images, views, batch, 0, deque())
+
+
+@torch.no_grad()
+def _features(
+    encode: Encode, images: Images[ChunkT], views: Views, batch: int, kept: int, held: deque[_Held]
+) -> Tensor:
+    """The same, and in ``held`` the graphs of those first chunks whose views are no more than ``kept`` together."""
     made: Tensor | None = None  # filled in place: joining parts would hold everything twice
     done = 0
     for chunk in images.chunks(max(1, batch // views.count)):
-        pixels = images.decode(chunk.levels)
+        keeps = (done + len(chunk.rows)) * views.count <= kept
+        if keeps:
+            with torch.enable_grad():
+                held.append(_Held(*_open(images, chunk), []))
+        pixels = held[-1].leaf if keeps else images.decode(chunk.levels)
         for some in _groups(views.count, batch):
-            Z = encode(views.of(pixels, chunk.rows, some)).view(len(some), len(pixels), -1)
+            with torch.set_grad_enabled(keeps):
+                Z = encode(views.of(pixels, chunk.rows, some))
+            if keeps:
+                held[-1].Z.append(Z)
             if made is None:
                 made = Z.new_empty(views.count, len(images), Z.shape[-1])
-            made[some.start : some.stop, done : done + len(pixels)] = Z
+            made[some.start : some.stop, done : done + len(pixels)] = Z.detach().view(len(some), len(pixels), -1)
         done += len(pixels)
     assert made is not None
     return made.flatten(0, 1)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .adam import adam_update
+from .gradients import gradients
 
 __all__ = ["Targets", "as_targets", "mean_predictions"]
 
@@ -61,7 +62,7 @@ class Targets:
     def note(self, loss: Tensor) -> Tensor:
         """Take and keep the gradient of ``loss`` with respect to the logits; its graph stays. Whether it is finite."""
         assert self.logits is not None
-        (self._gradient,) = torch.autograd.grad(loss, self.logits, retain_graph=True)
+        (self._gradient,) = gradients(loss, [self.logits], retain=True)
         return torch.isfinite(self._gradient).all()
 
     @torch.no_grad()

@@ -41,6 +41,10 @@ class ClosedFormProbe(FeatureProblem):
         super().close()
         self.real.close()
 
+    @property
+    def _features_held(self) -> int:
+        return super()._features_held + self.real.on_device
+
     def loss(self, Z: Tensor, step: int) -> Tensor:
         """Outer loss of the probe solved on features ``Z (views * n, d)`` of the synthetic views."""
         return self.judge(self.probe(Z), step)

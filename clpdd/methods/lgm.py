@@ -70,10 +70,11 @@ class GradientMatch(FeatureProblem):
         """Features ``(b, d)`` of this step's real images, augmented once, and labels ``(b,)``."""
         images, labels = self.stream.at(step)
         augment, total = self.settings.augment if self.settings.augment.active else None, self.stream.batch
-        views = Views(total, 1, self.encoder.size, augment, self.seed, ("augment real", step), self.device)
+        size, path = self.encoder.size, ("augment real", step)
+        views = Views(total, 1, size, augment, self.seed, path, self.device, self.rough)
         Z = []
-        for start in range(0, len(images), self.batch):
-            pixels = images[start : start + self.batch].to(self.device, non_blocking=True).float() / 255
+        for start in range(0, len(images), self.plan.most):
+            pixels = images[start : start + self.plan.most].to(self.device, non_blocking=True).float() / 255
             first = self.stream.own.start + start
             Z.append(self.encode(views.of(pixels, range(first, first + len(pixels)))))
         return self.ranks.all_gather(torch.cat(Z), total), labels.to(self.device)

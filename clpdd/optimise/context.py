@@ -53,11 +53,13 @@ class Watch:
         on_progress: called with a step and its readings.
         snapshots: steps (0 is the start) whose images ``on_snapshot`` is shown as they are reached.
         on_snapshot: called with a ``Snapshot``.
+        budget: seconds of steps at which ``on_snapshot`` ends the run: told instead of the steps that are left.
     """
 
     on_progress: OnProgress | None = None
     snapshots: Container[int] = ()
     on_snapshot: Callable[[Snapshot], None] | None = None
+    budget: float | None = None
 
 
 SILENT = Watch()

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from ..functional.adam import adam_update
-from ..runtime.machine import free_bytes
+from ..runtime.machine import device_bytes
 from .parameterisation import Parameterisation, to_uint8
 
 __all__ = ["ImageState", "StateChunk", "state_bytes", "state_home"]
 
 _SHOWN = 64  # images decoded at once to be looked at
-_DEVICE_SHARE = 0.4  # of the free memory of a device: the encoder's passes need the rest
+_DEVICE_SHARE = 0.25  # of a device's memory: the encoder's passes need the rest
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,15 @@ def state_bytes(n: int, resolutions: Sequence[int]) -> int:
     return n * 3 * sum(r * r for r in resolutions) * 4 * 3
 
 
-def state_home(n: int, resolutions: Sequence[int], device: torch.device, where: str) -> torch.device:
-    """Where levels and moments are to lie: ``"device"``, ``"host"``, or ``"auto"``, the device where they fit."""
+def state_home(
+    n: int, resolutions: Sequence[int], device: torch.device, where: str, memory: float = 0.0
+) -> torch.device:
+    """Where levels and moments are to lie: ``"device"``, ``"host"``, or ``"auto"``, the device where they fit.
+
+    ``memory``: GiB of the device that may be used, as ``clpdd.runtime.machine.device_bytes`` takes it.
+    """
     if where == "auto":
-        where = "device" if state_bytes(n, resolutions) <= _DEVICE_SHARE * free_bytes(device) else "host"
+        where = "device" if state_bytes(n, resolutions) <= _DEVICE_SHARE * device_bytes(device, memory) else "host"
     return torch.device("cpu") if where == "host" else device
 
 
@@ -68,10 +73,14 @@ class ImageState:
         return len(self.parameterisation.rows)
 
     @property
-    def to_come(self) -> int:
-        """Bytes that the levels not yet there will take on the device."""
-        rest = self.parameterisation.resolutions[len(self.parameterisation.levels) :]
-        return 0 if self._copied else state_bytes(len(self), rest)
+    def on_device(self) -> int:
+        """Bytes that levels and moments take on the device when all levels are there; 0 where they live elsewhere."""
+        return 0 if self._copied else state_bytes(len(self), self.parameterisation.resolutions)
+
+    @property
+    def carried(self) -> int:
+        """Bytes that an image takes there on a visit, those of the next one counted in; 0 where it lives there."""
+        return 2 * state_bytes(1, self.parameterisation.resolutions) if self._copied else 0
 
     def decode(self, levels: Sequence[Tensor]) -> Tensor:
         """Pixels ``(c, 3, s, s)`` in [0, 1] of a chunk's levels."""
@@ -100,9 +109,9 @@ class ImageState:
     @torch.no_grad()
     def update(self, chunk: StateChunk, gradients: Sequence[Tensor]) -> None:
         """Adam's update of a chunk, in place."""
-        fused = self.device.type == "cuda"
-        count = torch.tensor(self.updates - 1.0, device=self.device if fused else "cpu")
-        counts = [count.clone() for _ in chunk.levels]
+        fused = self.device.type not in ("cpu", "mps")
+        where = self.device if fused else torch.device("cpu")
+        counts = [torch.full((), self.updates - 1.0, device=where) for _ in chunk.levels]
         adam_update(chunk.levels, gradients, chunk.means, chunk.squares, counts, self.learning_rate, fused=fused)
 
     # -- chunks ----------------------------------------------------------------------------------------------------

@@ -43,13 +43,20 @@ class Problem(Protocol):
     """What a method that optimises images brings to the loop."""
 
     promised: int
-    """Device bytes to leave free. Set it before ``batch`` is read: that measures what fits."""
+    """Device bytes that images and moments take. Set it before ``batch`` is read, which plans by it."""
+
+    carried: int
+    """Device bytes that an image and its moments take on a visit, where they live elsewhere; set likewise."""
 
     def step(self, images: ImageState, step: int, update: Callable[[StateChunk, Sequence[Tensor]], None]) -> StepResult:
         """Hand the gradient of the loss to ``update``, chunk by chunk; a function of the images and the step alone."""
 
     def validate(self, pictures: Tensor) -> float:
         """Top-1 in percent on validation data, of this rank's images ``(n, 3, s, s)`` uint8; the same on all ranks."""
+
+    @property
+    def rough(self) -> bool:
+        """Whether products beside the encoder may round as coarsely as it does."""
 
     @property
     def targets(self) -> Targets:
@@ -75,7 +82,8 @@ def optimise(context: Context, problem: Problem) -> DistilledSet:
     loop = _Loop(context, problem)
     loop.restore()
     with explain_memory_errors(
-        f"lower distill.encoder_batch (now {problem.batch}) or distill.augmentations; the last checkpoint is kept"
+        f"lower distill.encoder_batch (now {problem.batch}), runtime.memory or distill.augmentations; the last "
+        f"checkpoint is kept"
     ):
         loop.run()
     return loop.result()
@@ -94,7 +102,7 @@ class _Loop:
         self.previews: dict[str, str] = {}  # file name -> SHA-256
         start = self._start_images()
         self.images = ImageState(self._parameterisation(start))
-        problem.promised = self.images.to_come
+        problem.promised, problem.carried = self.images.on_device, self.images.carried
         self.start = self._collect(self.images.pictures() if start is None else start)
 
     def _start_images(self) -> Tensor | None:
@@ -114,8 +122,11 @@ class _Loop:
             start=self.settings.initialisation if start is None else start,
             seed=self.context.seed,
             device=self.device,
-            home=state_home(len(own), resolutions, self.device, self.context.runtime.state),
+            home=state_home(
+                len(own), resolutions, self.device, self.context.runtime.state, self.context.runtime.memory
+            ),
             rows=own,
+            together=self.problem.rough,
         )
 
     def _collect(self, own: Tensor) -> Tensor:
@@ -129,7 +140,7 @@ class _Loop:
         saved, saved_at = self.step, time.monotonic()
         with (
             StopRequest() as stop,
-            Progress(total, "distill", "step", done=self.step, show=self.ranks.is_main) as bar,
+            self._progress() as bar,
         ):
             if self.step == 0:
                 self._preview()
@@ -141,7 +152,8 @@ class _Loop:
                 self._record()
                 self._snapshot()
                 bar.read(**self._readings())
-                bar.update()
+                budget = self.context.watch.budget
+                bar.update(1 if budget is None else max(0, min(int(self.seconds), bar.total) - bar.done))
                 late = time.monotonic() - saved_at >= self.context.runtime.checkpoint_every_seconds
                 late = late or self.step - saved >= self.context.runtime.checkpoint_every_steps
                 due, stopped = self.ranks.all_reduce_max(late, signal.Signals[stop.name] if stop.name else 0)
@@ -154,6 +166,14 @@ class _Loop:
                         f"stopped by {signal.Signals(stopped).name} after step {self.step} of {total}; saved: the same "
                         f"command goes on"
                     )
+
+    def _progress(self) -> Progress:
+        """Counts steps, or seconds where the clock ends the run."""
+        if self.context.watch.budget is None:
+            return Progress(self.settings.steps, "distill", "step", done=self.step, show=self.ranks.is_main)
+        total = max(1, math.ceil(self.context.watch.budget))
+        done = min(int(self.seconds), total)
+        return Progress(total, "distill", "second", done=done, show=self.ranks.is_main)
 
     def _one_step(self) -> None:
         complete = self.images.parameterisation.complete
@@ -204,7 +224,8 @@ class _Loop:
                 self.context.watch.on_snapshot(Snapshot(self.step, self.seconds, images, forward, backward, soft))
 
     def _readings(self) -> dict[str, str]:
-        readings = {"loss": f"{self.losses[-1]:.4f}"}
+        readings = {} if self.context.watch.budget is None else {"step": str(self.step)}
+        readings["loss"] = f"{self.losses[-1]:.4f}"
         if self.scores:
             readings["val"] = f"{self.scores[-1][1]:.1f}%"
         return readings

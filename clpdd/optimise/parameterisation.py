@@ -7,8 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..functional.resample import resize
+from ..functional.resample import resize, resize_sum
 from ..functional.seeding import generator
+
+try:
+    from ..functional.colouring import coloured as _coloured
+except ImportError:  # no Triton
+    _coloured = None  # type: ignore[assignment]
 
 __all__ = ["Parameterisation", "pyramid_resolutions"]
 
@@ -52,12 +57,15 @@ class Parameterisation:
         device: torch.device,
         home: torch.device | None = None,
         rows: range | None = None,
+        together: bool = False,
     ) -> None:
         """``start``: ``"noise"``, ``"zero"``, or real images ``(len(rows), 3, size, size)``, uint8 or float in [0, 1].
 
         ``home`` is where the levels are kept: ``device`` (``None``) or the CPU, whose memory is pinned for CUDA.
-        ``rows`` are the images held here of the ``n`` of the set; ``None`` is all.
+        ``rows`` are the images held here of the ``n`` of the set; ``None`` is all. ``together`` resizes all levels in
+        two products, which is quicker on CUDA and rounds otherwise.
         """
+        self._together = together
         self.total, self.rows = n, range(n) if rows is None else rows
         self.size, self.seed, self.device, self.home = size, seed, device, home or device
         self.resolutions = pyramid_resolutions(size) if pyramid else [size]
@@ -102,7 +110,14 @@ class Parameterisation:
         ``None`` takes all there are, at once.
         """
         levels = [level.to(self.device) for level in self.levels] if levels is None else levels
-        total: Tensor = sum((resize(level, self.size) for level in levels), torch.zeros((), device=self.device))
+        if self._together:
+            total = resize_sum(levels, self.size)
+            if _coloured is not None and total.is_cuda:
+                return _coloured(total, 2 * self._colour)
+            n, c = total.shape[:2]
+            mixed = torch.bmm((2 * self._colour).expand(n, c, c), total.flatten(2))
+            return torch.sigmoid(mixed.view_as(total))
+        total = sum((resize(level, self.size) for level in levels), torch.zeros((), device=self.device))
         return torch.sigmoid(2 * torch.einsum("ij,njhw->nihw", self._colour, total))
 
     def _decompose(self, images: Tensor) -> list[Tensor]:

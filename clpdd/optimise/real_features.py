@@ -11,13 +11,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..runtime.machine import free_bytes
+from ..runtime.machine import device_bytes, free_bytes
 
 __all__ = ["Excerpt", "RealFeatures", "Store"]
 
 log = logging.getLogger(__name__)
 
-_DEVICE_SHARE = 0.3  # of the free memory: the encoder needs the rest
+_DEVICE_SHARE = 0.2  # of a device's memory: the encoder needs the rest
+_WIDE_SHARE = 0.03  # of a device's memory up to which features are widened to float32 there
 _HOST_SHARE = 0.5
 _LOADED = 65536  # rows read at once
 _THREADS = 4
@@ -77,14 +78,23 @@ class RealFeatures:
         where: ``"device"``; ``"host"``, the machine's memory, pinned for CUDA; ``"stream"``, read from the store by
             background threads; ``"auto"``, the first of these where they fit.
         sharers: processes that take host memory at the same time.
+        memory: GiB of the device that may be used, as ``clpdd.runtime.machine.device_bytes`` takes it.
 
     Attributes:
         where: the place that was taken.
         labels: ``(N,)`` int64 on ``device``.
     """
 
-    def __init__(self, store: Store, device: torch.device, mean: Tensor, where: str = "auto", sharers: int = 1) -> None:
-        self.store, self.device, self.mean = store, device, mean
+    def __init__(
+        self,
+        store: Store,
+        device: torch.device,
+        mean: Tensor,
+        where: str = "auto",
+        sharers: int = 1,
+        memory: float = 0.0,
+    ) -> None:
+        self.store, self.device, self.mean, self._memory = store, device, mean, memory
         self._host_share = _HOST_SHARE / sharers
         self.labels = store.labels.to(device)
         self.dtype = torch.from_numpy(store.stored(0, 1)).dtype
@@ -97,6 +107,11 @@ class RealFeatures:
     def __len__(self) -> int:
         return len(self.store)
 
+    @property
+    def on_device(self) -> int:
+        """Bytes that are held on the device."""
+        return self._held.nbytes if self._held is not None and self.where == "device" else 0
+
     def close(self) -> None:
         """End the threads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -106,8 +121,8 @@ class RealFeatures:
     def _place(self) -> str:
         values = len(self) * self.store.dim
         narrow = values * self.dtype.itemsize
-        free = free_bytes(self.device) * self._share
-        if narrow <= free:
+        usable = device_bytes(self.device, self._memory) * self._share
+        if narrow <= usable:
             return "device"
         if self.device.type != "cpu" and narrow <= free_bytes(torch.device("cpu")) * self._host_share:
             log.info("features of %.1f GiB are kept in host memory: they do not fit on the device", narrow / 2**30)
@@ -117,7 +132,8 @@ class RealFeatures:
 
     def _load(self) -> Tensor:
         device = self.device if self.where == "device" else torch.device("cpu")
-        if self.where == "device" and len(self) * self.store.dim * 4 <= free_bytes(device) * self._share:
+        wide = self._share if self.device.type == "cpu" else _WIDE_SHARE
+        if self.where == "device" and len(self) * self.store.dim * 4 <= device_bytes(device, self._memory) * wide:
             self.dtype, self._centred = torch.float32, True  # else widened and centred at every use
         pinned = self.where == "host" and self.device.type == "cuda"
         held = torch.empty(len(self), self.store.dim, dtype=self.dtype, device=device, pin_memory=pinned)

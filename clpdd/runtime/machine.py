@@ -19,12 +19,16 @@ if TYPE_CHECKING:
 __all__ = [
     "available_cores",
     "describe_machine",
+    "device_bytes",
     "explain_memory_errors",
     "free_bytes",
     "is_memory_error",
+    "limit",
     "peak_memory_mb",
 ]
 
+_CONTEXT = int(0.6 * 2**30)  # what CUDA itself takes of a device: its context, loaded kernels, libraries' workspaces
+_USABLE = 0.98  # of the rest: what is freed cannot always be used again as one piece
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -36,6 +40,41 @@ def free_bytes(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return min(_machine(), _container())
+
+
+def device_bytes(device: torch.device, memory: float = 0.0) -> int:
+    """Bytes of ``device`` that tensors may take, whatever lies there now.
+
+    Of a CUDA device a function of ``memory`` and of the memory that it has altogether, so that a run repeated beside
+    others is planned in the same way; elsewhere what is free.
+
+    Args:
+        memory: GiB that may be used, CUDA's own included; 0 is all that the device has.
+    """
+    import torch  # here: the command line and decoding processes start without it
+
+    if device.type != "cuda":
+        free = free_bytes(device)
+        return min(free, int(memory * 2**30)) if memory else free
+    total = torch.cuda.get_device_properties(device).total_memory
+    return max(0, int(_USABLE * ((min(total, int(memory * 2**30)) if memory else total) - _CONTEXT)))
+
+
+@contextlib.contextmanager
+def limit(device: torch.device, memory: float) -> Iterator[None]:
+    """Refuse to take more than ``memory`` GiB of a CUDA device in the block; 0 sets no limit."""
+    import torch  # here: the command line and decoding processes start without it
+
+    if device.type != "cuda" or not memory:
+        yield
+        return
+    total = torch.cuda.get_device_properties(device).total_memory
+    number = torch.cuda.current_device() if device.index is None else device.index
+    torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, memory * 2**30 - _CONTEXT) / total), number)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, number)
 
 
 def _machine() -> int:

@@ -22,6 +22,7 @@ from ..features.kernels import Kernels
 from ..features.store import FeatureStore
 from ..methods.loading import load_method, modules_of
 from ..optimise.context import SILENT, Context, Method, Watch
+from ..runtime.machine import limit
 from ..storage.files import sha256_tree
 from ..storage.provenance import code_digest
 from ..storage.work import fingerprint
@@ -206,7 +207,8 @@ def _compute(method: Method, context: Context, strictly: bool) -> DistilledSet:
     """Run the method; ``strictly`` only if the encoder's passes can be the same every time."""
     encoder = context.encoder
     attempt = (lambda: pass_through(encoder, context.settings.precision)) if strictly else None
-    with deterministic(encoder.mean.device, attempt):
+    device = encoder.mean.device
+    with deterministic(device, attempt), limit(device, context.runtime.memory):
         return method(context)
 
 

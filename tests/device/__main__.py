@@ -40,13 +40,14 @@ CHOICES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 ]
 
 
-def sets(work: Workspace, folder: Path, ranks: Ranks = ALONE) -> list[DistilledSet]:
-    """Every choice distilled in a few steps."""
+def sets(work: Workspace, folder: Path, ranks: Ranks = ALONE, **common: Any) -> list[DistilledSet]:
+    """Every choice distilled in a few steps; ``common`` settings go to all."""
     made, data = [], Project(Settings(), work.layout).training(work.encoder.name)
     for number, (method, settings, runtime) in enumerate(CHOICES):
+        chosen = DistillSettings(steps=3, augmentations=2, augment=VIEWS, **common, **settings)
         made.append(
             distill(
-                MethodVariant(method, method, DistillSettings(steps=3, augmentations=2, augment=VIEWS, **settings)),
+                MethodVariant(method, method, chosen),
                 data,
                 work.encoder,
                 folder / str(number),
@@ -67,6 +68,7 @@ def main(library: str, folder: str) -> None:
     """Fails when anything differs by more than rounding."""
     torch.set_num_threads(1)
     device, root = install(Path(library)), Path(folder)
+    _refuses_unlike(device)
     with connect() as ranks:
         if ranks.size == 1:
             _alone(str(device), root)
@@ -76,6 +78,23 @@ def main(library: str, folder: str) -> None:
             [DistilledSet.load(root / "cpu" / "sets" / str(number)) for number in range(len(CHOICES))],
             sets(work, root / "ranks", ranks),
         )
+
+
+def _refuses_unlike(device: torch.device) -> None:
+    """A fused update by a gradient of other strides ends as it does on CUDA, and one of the same is made."""
+    parameter, mean, square = (torch.zeros(2, 3, 4, 4, device=device) for _ in range(3))
+    foreign = torch.ones(2, 4, 4, 3, device=device).permute(0, 3, 1, 2)
+    for gradient, refused in ((foreign, True), (foreign.contiguous(), False)):
+        try:
+            torch._fused_adam_(
+                [parameter], [gradient], [mean], [square], [], [torch.zeros((), device=device)], lr=0.1, beta1=0.9,
+                beta2=0.999, weight_decay=0.0, eps=1e-8, amsgrad=False, maximize=False,
+            )  # fmt: skip
+            said = ""
+        except RuntimeError as error:
+            said = str(error)
+        assert ("must have same dtype, device, and layout" in said) == refused, said
+        assert bool(parameter.any()) != refused
 
 
 def _alone(device: str, root: Path) -> None:

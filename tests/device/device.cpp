@@ -190,8 +190,26 @@ void refuse(const Tensor& tensor, const char* name) {
               tensor.sizes(), " beside tensors of the test device");
 }
 
+// CUDA's fused and foreach kernels walk through the memory of all lists alike. The CPU's do so unasked.
+void refuse_unlike(const c10::OperatorHandle& op, const torch::jit::Stack* stack, const char* name) {
+  std::vector<Tensor> first;
+  for (const auto& argument : torch::jit::last(*stack, op.schema().arguments().size())) {
+    if (!argument.isTensorList()) continue;
+    const auto list = argument.toTensorVector();
+    if (list.empty() || (list[0].dim() == 0 && !first.empty())) continue;  // none, or counts
+    if (first.empty()) first = list;
+    TORCH_CHECK(list.size() == first.size(), name, " was given lists of different lengths");
+    for (size_t k = 0; k < list.size(); k++)
+      TORCH_CHECK(list[k].sizes() == first[k].sizes() && list[k].strides() == first[k].strides() &&
+                      list[k].dtype() == first[k].dtype() && list[k].device() == first[k].device(),
+                  name, ": params, grads, exp_avgs, and exp_avg_sqs must have same dtype, device, and layout");
+  }
+}
+
 void by_the_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const auto name = op.schema().operator_name().name;
+  if (name.find("_fused_") != std::string::npos || name.find("_foreach_") != std::string::npos)
+    refuse_unlike(op, stack, name.c_str());
   const bool indexed = name == "aten::index" || name == "aten::_index_put_impl_" || name == "aten::index_put_";
   for (const auto& argument : torch::jit::last(*stack, op.schema().arguments().size())) {
     if (argument.isTensor()) refuse(argument.toTensor(), name.c_str());

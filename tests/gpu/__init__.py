@@ -1,0 +1,1 @@
+"""Everything on a real CUDA device: ``python -m tests.gpu``."""
