@@ -10,7 +10,7 @@ export DO_NOT_TRACK := 1
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro test lint docs bench ablate speed serve torture gpu clean
+.PHONY: help install repro test lint docs bench ablate speed serve torture gpu clean newest oldest
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,25 @@ torture: install ## kill the pipeline again and again and compare every artifact
 
 gpu: ## every stage on this machine's CUDA device, with the python on the PATH: a table
 	PYTHONPATH=$(CURDIR):$$PYTHONPATH $(PYTHON) -m tests.gpu
+
+# Environments of their own, made afresh from the ranges in pyproject.toml and not from constraints.txt. TESTS names
+# some of the tests: make newest TESTS="tests/flows tests/test_encoders.py".
+TESTS ?=
+
+define try_versions
+	rm -rf .venv-$(1)
+	$(PYTHON) -m venv .venv-$(1)
+	.venv-$(1)/bin/python -m pip install --quiet 'uv>=0.8'
+	.venv-$(1)/bin/uv pip install --quiet --python .venv-$(1)/bin/python --resolution $(2) --editable '.[dask,dev]'
+	.venv-$(1)/bin/uv pip freeze --python .venv-$(1)/bin/python | grep -E '^(torch|timm|zarr|prefect|dvc|numpy)=='
+	.venv-$(1)/bin/python -m pytest $(TESTS)
+endef
+
+newest: ## the tests with the newest versions that pyproject.toml allows, in .venv-newest (not in CI)
+	$(call try_versions,newest,highest)
+
+oldest: ## the tests with the oldest versions that pyproject.toml allows, in .venv-oldest (not in CI)
+	$(call try_versions,oldest,lowest-direct)
 
 clean: ## remove everything that the pipeline made (the DVC cache stays)
 	rm -rf data/inputs data/index data/features data/kernels data/distilled data/results data/work data/clocks data/live
