@@ -213,7 +213,7 @@ def test_what_a_mac_packs_beside_the_images_is_passed_over(tmp_path: Path) -> No
         [(f"{k}/{name}", jpeg()) for k in ("n1", "__MACOSX") for name in ("._x.JPEG", "x.JPEG", ".DS_Store")],
     )
     assert [file.name for file in members(tmp_path / "a.tar")] == ["n1/x.JPEG"]
-    TREES["spawrious-o2o-easy"](tmp_path / "root", "spawrious-o2o-easy")
+    TREES["spawrious-o2o-easy"](tmp_path / "root", "spawrious-o2o-easy", 3)
     expected = seen(build(tmp_path, "spawrious-o2o-easy"))
     for picture in list((tmp_path / "root").rglob("*.png")):
         (picture.parent / f"._{picture.name}").write_bytes(b"clutter")

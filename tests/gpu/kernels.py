@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -31,9 +32,9 @@ def cases() -> Iterator[tuple[str, Callable[[], str]]]:
         (261, 2, 32, torch.float16),
         (16, 2, 128, torch.bfloat16),
     ):
-        yield f"attention, {n} tokens, {heads} heads of {width}", lambda a=(n, heads, width, dtype): _attention(*a)
+        yield f"attention, {n} tokens, {heads} heads of {width}", partial(_attention, n, heads, width, dtype)
     for size, out, area in ((224, 224, (0.08, 1.0)), (32, 20, (0.5, 1.0)), (12, 30, (0.02, 0.3))):
-        yield f"crops of {size} px to {out}", lambda a=(size, out, area): _crop(*a)
+        yield f"crops of {size} px to {out}", partial(_crop, size, out, area)
     yield "pyramid, all levels together", _pyramid
     yield "weights in bfloat16", _lowered
     yield "compiled", _compiled

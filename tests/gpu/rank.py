@@ -20,7 +20,7 @@ def main() -> None:
     assert [float(one[0, 0]) for one in gathered] == list(range(size))
     total = own.clone()
     dist.all_reduce(total, group=ranks._devices)
-    assert torch.equal(total, sum(gathered))
+    assert torch.equal(total, torch.stack(gathered).sum(0))
     assert ranks.all_gather_object(rank) == list(range(size))
     if size > 1:
         (summed,) = ranks.all_reduce(own)
