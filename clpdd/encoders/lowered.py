@@ -129,8 +129,9 @@ class Patches(nn.Module):
         b, c, rows, columns = images.shape[0], images.shape[1], images.shape[2] // side, images.shape[3] // side
         whole = images[:, :, : rows * side, : columns * side]
         parts = whole.reshape(b, c, rows, side, columns, side).permute(0, 2, 4, 1, 3, 5).reshape(b, rows * columns, -1)
-        made: Tensor = nn.functional.linear(parts, self.weight, self.bias)
-        return made.transpose(1, 2).unflatten(2, (rows, columns))
+        made = nn.functional.linear(parts, self.weight, self.bias)
+        planes: Tensor = made.transpose(1, 2).unflatten(2, (rows, columns))
+        return planes
 
 
 def _is_attention(module: nn.Module) -> bool:
