@@ -178,8 +178,8 @@ def test_what_is_no_probability_is_refused(soft: DistilledSet, wrong: torch.Tens
 
 
 def test_exports_carry_soft_labels(soft: DistilledSet, tmp_path: Path) -> None:
-    source, told = soft.save(tmp_path / "set"), soft.soft_labels
-    assert told is not None
+    assert soft.soft_labels is not None
+    source, told = soft.save(tmp_path / "set"), soft.soft_labels[soft.draw == 0]  # one draw is exported
     assert torch.equal(load_file(export(source, "safetensors", tmp_path / "s"))["soft_labels"], told)
     listed = json.loads((export(source, "folder", tmp_path / "f") / "soft_labels.json").read_text())
     assert all((tmp_path / "f" / name).is_file() for name in listed)

@@ -16,6 +16,7 @@ from clpdd.storage.provenance import code_files, decides_nothing
 from .clones import Clone
 
 BESIDE = {
+    "clpdd.storage.ownership": "refuses what belongs to other settings, and computes nothing",
     "clpdd.config": "reads the settings: the values that decide a stage are in its fingerprint, whoever has read them",
     "clpdd.stages.project": "hands a stage its settings and paths",
     "clpdd.storage.layout": "knows where artifacts lie: the digests of those that are read are in the fingerprint",

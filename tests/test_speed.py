@@ -46,6 +46,7 @@ def test_everything_is_measured_and_saved(tmp_path: Path) -> None:
         "Evaluation",
         "Feature caching",
         "Streams",
+        "4 steps of distill",
     ]
     for section in saved["sections"]:
         assert section["rows"]
@@ -74,7 +75,7 @@ def test_steps_are_measured_with_torch_and_timm_alone() -> None:
         "print(parts(shape, problem, 1).markdown(), methods(shape, problem, 1).markdown())\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
-    assert "two passes of 4 views" in done.stdout
+    assert "passes of 4, each encoded twice" in done.stdout
 
 
 def test_a_stopwatch_tells_apart_what_comes_on_the_way_back() -> None:
