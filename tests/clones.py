@@ -15,7 +15,17 @@ from typing import Any
 
 import yaml
 
-__all__ = ["ROOT", "TINY", "Clone", "change_settings", "copy_project", "finished_clone", "run", "stages_run"]
+__all__ = [
+    "ROOT",
+    "TINY",
+    "Clone",
+    "change_settings",
+    "copy_project",
+    "finished_clone",
+    "run",
+    "stages_made",
+    "stages_run",
+]
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -103,7 +113,13 @@ def change_settings(folder: Path, settings: Mapping[str, object]) -> None:
 
 
 def stages_run(output: str) -> list[str]:
+    """Stages that DVC says it runs, in order."""
     return re.findall(r"Running stage '([^']+)'", output)
+
+
+def stages_made(output: str) -> list[str]:
+    """The same without ``inputs``, which always looks whether there is anything to do."""
+    return [stage for stage in stages_run(output) if stage != "inputs"]
 
 
 @dataclass(frozen=True)

@@ -206,7 +206,7 @@ def project(tmp_path: Path) -> Path:
     sizes = {"train": 40, "validation": 7, "test": 4}
     splits = {name: (rng.integers(0, 256, (n, 32, 32, 3), np.uint8), np.arange(n) % 2) for name, n in sizes.items()}
     index_arrays(splits, ["a", "b"], tmp_path / "data" / "index")
-    text = "cache: {workers: 0, batch_size: 4, chunk_rows: 4, shard_rows: 4}\nruntime: {device: cpu, threads: 1}\n"
+    text = "cache: {batch_size: 4, chunk_rows: 4, shard_rows: 4}\nruntime: {device: cpu, threads: 1, workers: 0}\n"
     (tmp_path / "params.yaml").write_text(text)
     return tmp_path
 

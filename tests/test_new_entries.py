@@ -10,7 +10,7 @@ import yaml
 
 from manual.blocks import Block, find_blocks
 
-from .clones import ROOT, Clone, change_settings, run, stages_run
+from .clones import ROOT, Clone, change_settings, run, stages_made
 
 
 def blocks(page: str) -> list[Block]:
@@ -53,7 +53,7 @@ def test_a_method_added_as_its_page_says_runs_and_nothing_else_does(finished: Cl
     dm = "evaluate/clpdd_resnet14-dm-clpdd_resnet14"
     own = [f"{dm}/closed_form-bank-2", f"{dm}/closed_form-clean", f"{dm}/sgd-bank-2"]
     assert clone.done_since(made) == ["distill/clpdd_resnet14-dm", *own]
-    assert {stage.partition("@")[0] for stage in stages_run(output)} == {"distill", "evaluate"}
+    assert {stage.partition("@")[0] for stage in stages_made(output)} == {"distill", "evaluate"}
 
 
 @pytest.mark.slow
@@ -61,18 +61,18 @@ def test_a_dataset_added_as_its_page_says_runs_the_index_alone(finished: Clone, 
     clone = finished.copied_to(tmp_path / "clone")
     made = clone.work
     add(clone, "new-dataset.md")
-    assert stages_run(clone.repro()) == ["index"]
+    assert stages_made(clone.repro()) == ["index"]
     assert clone.done_since(made) == []  # found finished, published again
 
     use(clone, "new-dataset.md")
-    assert stages_run(clone.repro("index")) == ["index"]
+    assert stages_made(clone.repro("index")) == ["index"]
     assert clone.done_since(made) == ["index/splits"]
     assert '"ring"' in (clone.folder / "data" / "index" / "summary.json").read_text()
 
     indexed = clone.work
     clone.append("clpdd/datasets/sources/rings.py", "def _added() -> int:\n    return 1")
     digest = (clone.folder / "data" / "index" / "train.parquet").read_bytes()
-    assert stages_run(clone.repro("index")) == ["index"]
+    assert stages_made(clone.repro("index")) == ["index"]
     assert clone.done_since(indexed) == ["index/splits"]
     assert (clone.folder / "data" / "index" / "train.parquet").read_bytes() == digest
 
@@ -102,11 +102,11 @@ def test_a_protocol_added_as_its_page_says_runs_and_no_other_probe_is_trained(fi
     add(clone, "new-protocol.md")
     use(clone, "new-protocol.md")
     new = [f"evaluate/clpdd_resnet14-{method}-clpdd_resnet14/nearest_mean-clean" for method in ("clp", "lgm")]
-    assert stages_run(clone.repro()) == ["evaluate", "report"]
+    assert stages_made(clone.repro()) == ["evaluate", "report"]
     assert clone.done_since(made) == new
     assert '"protocol": "nearest_mean"' in (clone.folder / "data" / "results" / "report.json").read_text()
 
     evaluated = clone.work
     clone.append("clpdd/evaluation/protocols/nearest_mean.py", "def _added() -> int:\n    return 1")
-    assert stages_run(clone.repro("evaluate")) == ["evaluate"]
+    assert stages_made(clone.repro("evaluate")) == ["evaluate"]
     assert clone.done_since(evaluated) == new

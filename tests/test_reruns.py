@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from .clones import Clone, change_settings, run, stages_run
+from .clones import Clone, change_settings, run, stages_made
 
 CODE = "def _added() -> int:\n    return 1"
 OTHER_LOSS = """_plain = GradientMatch.loss
@@ -31,10 +31,10 @@ def test_what_shows_and_starts_the_work_and_the_report_decide_nothing_that_was_m
     assert {name.split("/")[0] for name in made} == {"index", "cache", "kernels", "distill", "evaluate"}
     for file in ("runtime/progress.py", "runtime/machine.py", "cli/main.py", "cli/commands.py", "workspace.py"):
         clone.append(f"clpdd/{file}", CODE)
-    assert stages_run(clone.repro()) == []
+    assert stages_made(clone.repro()) == []
 
     clone.append("clpdd/report/figures.py", CODE)
-    assert stages_run(clone.repro()) == ["report"]
+    assert stages_made(clone.repro()) == ["report"]
     assert clone.done_since(made) == []
 
 
@@ -44,12 +44,12 @@ def test_the_reader_in_use_decides_the_index_and_the_others_nothing(finished: Cl
     made = clone.work
     clone.append("clpdd/datasets/sources/cifar.py", CODE)
     output = clone.repro()
-    assert stages_run(output) == ["index"]
+    assert stages_made(output) == ["index"]
     assert "index of splits is already done" in output
     assert clone.done_since(made) == []
 
     clone.append("clpdd/datasets/sources/digits.py", CODE)
-    assert stages_run(clone.repro()) == ["index"]
+    assert stages_made(clone.repro()) == ["index"]
     assert clone.done_since(made) == ["index/splits"]
 
 

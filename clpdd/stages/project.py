@@ -13,7 +13,6 @@ import torch
 from ..config.loading import load_settings
 from ..config.runtime import RuntimeSettings
 from ..config.settings import Settings
-from ..datasets.index import Index
 from ..distributed.group import ALONE, Ranks
 from ..encoders.encoder import Encoder
 from ..encoders.loading import architecture_of, load_encoder, resolve_device
@@ -136,6 +135,8 @@ class Project:
 
     def refuse_small_classes(self) -> None:
         """Raise ``SettingsError`` where a method takes more images of a class than the index has."""
+        from ..datasets.index import Index  # here: stages that read no index must not hang on it
+
         index = Index.open(self.layout.index("train"))
         counts = np.bincount(index.labels, minlength=len(index.class_names)).tolist()
         self.settings.refuse_small_classes(index.class_names, counts)
