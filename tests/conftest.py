@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+import clpdd.encoders.architectures  # noqa: F401  (registers the shipped encoder's architecture with timm)
 from clpdd.config.cache import CacheSettings
 from clpdd.config.dataset import DatasetSettings, SplitLimits
 from clpdd.config.kernels import KernelSettings
