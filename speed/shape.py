@@ -13,6 +13,7 @@ import timm
 import torch
 from torch import Tensor
 
+import clpdd.encoders.architectures  # noqa: F401  (registers the shipped encoder's architecture)
 from clpdd.distributed.group import ALONE, Ranks
 from clpdd.encoders.calling import batch_that_fits, resolve_precision
 from clpdd.encoders.encoder import Encoder
