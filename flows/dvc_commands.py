@@ -65,7 +65,12 @@ _HERE = Path(__file__).parent
 
 
 def _dvc(root: Path, arguments: Sequence[str], on_line: Line, grace: float = 30.0) -> tuple[int, list[str]]:
-    """Run ``dvc``; while another process (a person's ``dvc status``, say) keeps DVC busy, wait and run it again.
+    """Run ``dvc``, see ``_python``."""
+    return _python(root, ["-m", "dvc", *arguments], on_line, grace)
+
+
+def _python(root: Path, arguments: Sequence[str], on_line: Line, grace: float = 30.0) -> tuple[int, list[str]]:
+    """Run Python on something that uses DVC; while another process (a person's ``dvc status``, say) keeps DVC busy, wait and run it again.
 
     Files of DVC's own that an earlier kill has cut are removed, and it is run again too.
     """
@@ -78,7 +83,7 @@ def _dvc(root: Path, arguments: Sequence[str], on_line: Line, grace: float = 30.
             busy = busy or any(sign in text for sign in _BUSY)
             on_line(text)
 
-        code, tail = run([sys.executable, "-m", "dvc", *arguments], root, line, grace)
+        code, tail = run([sys.executable, *arguments], root, line, grace)
         if code == 0 or stopping():
             return code, tail
         if not busy:
@@ -212,15 +217,13 @@ class Probe(enum.Enum):
 
 
 def probe(root: Path, stage: str) -> Probe:
-    """Ask DVC (a dry run): up to date, in DVC's run cache, or to be made. Its needs must be there already."""
+    """Ask DVC: up to date, in DVC's run cache, or to be made. Its needs must be there already."""
     lines: list[str] = []
     with _recording(root):
-        _dvc(root, ["repro", "--single-item", "--dry", stage], lines.append)
-    text = "\n".join(lines)
-    if f"Stage '{stage}' didn't change, skipping" in text:
-        return Probe.UNCHANGED
-    # whatever DVC says otherwise, making the stage is right, only slower
-    return Probe.RESTORABLE if f"Stage '{stage}' is cached - skipping run" in text else Probe.OUTDATED
+        code, tail = _python(root, ["-P", str(_HERE / "standing.py"), stage], lines.append)
+    if code:
+        raise ProjectError("\n".join(tail))
+    return Probe(lines[-1].strip())
 
 
 def run_commands(stage: Stage, on_line: Line, grace: float) -> None:

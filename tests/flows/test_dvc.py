@@ -148,6 +148,21 @@ def test_unchanged_restorable_and_outdated_are_told_apart(toy: Toy) -> None:
     assert dvc.changed(toy.root, stages) == set(stages)
 
 
+def test_what_a_stage_reads_now_decides_whether_it_is_in_dvcs_cache(toy: Toy) -> None:
+    code = toy.root / "toy.py"
+    as_it_was = code.read_text()
+    dvc.record(toy.root, "index", quiet, 5)
+    code.write_text(as_it_was + "# another line\n")
+    assert dvc.probe(toy.root, "index") is dvc.Probe.OUTDATED
+    dvc.record(toy.root, "index", quiet, 5)
+    code.write_text(as_it_was)  # what DVC has recorded last is not what it has recorded of this
+    assert dvc.probe(toy.root, "index") is dvc.Probe.RESTORABLE
+    code.write_text(as_it_was + "# a third line\n")
+    assert dvc.probe(toy.root, "index") is dvc.Probe.OUTDATED
+    with pytest.raises(dvc.ProjectError, match="nowhere"):
+        dvc.probe(toy.root, "nowhere")
+
+
 def test_a_stage_that_looks_always_runs_and_dirties_nothing_by_itself(tmp_path: Path) -> None:
     toy = make_toy(tmp_path / "toy", looks=True)
     stages = dvc.read_stages(toy.root)
