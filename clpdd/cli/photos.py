@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from ..config.loading import parse_settings
+from ..config.placing import placed
 from ..config.settings import Settings
 from ..errors import DataError
 from ..storage.files import write_bytes
@@ -79,7 +80,7 @@ def settings_for(photos: Path | None, encoder: str | None, base: Settings | None
 
 
 def write_settings(settings: Settings, path: Path) -> None:
-    """Write what differs from the defaults as a settings file, whole or not at all."""
-    values = settings.model_dump(mode="json", exclude_defaults=True)
+    """Write what differs from the defaults, whole or not at all; its paths are relative to the folder of ``path``."""
+    values = placed(settings, Path(), path.parent).model_dump(mode="json", exclude_defaults=True)
     head = "# Written by `clpdd run`: what differs from the defaults. Commands that find no params.yaml read it.\n"
     write_bytes(path, (head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)).encode())

@@ -14,17 +14,21 @@ __all__ = ["placed"]
 _LOCAL = "local-dir:"
 
 
-def placed(settings: Settings, folder: Path) -> Settings:
-    """``settings`` read from ``folder``, with their paths relative to the working folder, where these are two.
+def placed(settings: Settings, folder: Path, at: Path = Path()) -> Settings:
+    """``settings`` with paths relative to ``folder``, with their paths relative to ``at``, where these are two.
 
     They stay relative, so that an index which names files can be moved along with these. Absolute paths stay as they
     are; in ``encoder_options`` a leading ``~`` is expanded (a dataset's is where it is read).
     """
-    here, there = os.path.realpath(os.curdir), os.path.realpath(folder)
-    prefix = "" if here == there else os.path.relpath(there, here)
+    here, there = os.path.realpath(at), os.path.realpath(folder)
 
     def place(path: str) -> str:
-        return path if not prefix or path.startswith("~") or os.path.isabs(path) else os.path.join(prefix, path)
+        if here == there or path.startswith("~") or os.path.isabs(path):
+            return path
+        whole = os.path.join(there, path)
+        short = os.path.relpath(whole, here)
+        same = os.path.realpath(whole) == os.path.realpath(os.path.join(here, short))
+        return short if same else os.path.join(os.path.relpath(there, here), path)  # ".." after a link leads elsewhere
 
     encoders = {
         name: own.model_copy(update=_encoder(own.model, own.weights, place))
@@ -36,7 +40,7 @@ def placed(settings: Settings, folder: Path) -> Settings:
         if value is not None:
             dataset[key] = place(value) if isinstance(value, str) else [place(item) for item in value]
     kind, _, rest = settings.dataset.name.partition(":")
-    if kind == "hf" and prefix and (folder / rest).is_dir():  # a folder of the user's own, not a name on the hub
+    if kind == "hf" and here != there and (folder / rest).is_dir():  # a folder of the user's own, not a name on the hub
         dataset |= {"name": f"{kind}:{place(rest)}", "title": settings.dataset.title or settings.dataset.name}
     return settings.model_copy(
         update={"encoder_options": encoders, "dataset": settings.dataset.model_copy(update=dataset)}
