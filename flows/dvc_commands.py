@@ -70,9 +70,10 @@ def _dvc(root: Path, arguments: Sequence[str], on_line: Line, grace: float = 30.
 
 
 def _python(root: Path, arguments: Sequence[str], on_line: Line, grace: float = 30.0) -> tuple[int, list[str]]:
-    """Run Python on something that uses DVC; while another process (a person's ``dvc status``, say) keeps DVC busy, wait and run it again.
+    """Run Python on something that uses DVC; while another process keeps DVC busy, wait and run it again.
 
-    Files of DVC's own that an earlier kill has cut are removed, and it is run again too.
+    The other may be a person's ``dvc status``. Files of DVC's own that an earlier kill has cut are removed, and it is
+    run again too.
     """
     delay, told = 0.5, False
     while True:
