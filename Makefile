@@ -28,8 +28,9 @@ repro: install ## run the whole pipeline (dvc repro), print the result table and
 	@dvc repro
 	@clpdd results
 
+# Two processes: many tests wait for servers, browsers and killed stages. A file's tests share one process.
 test: install lint ## lint, type check, tests
-	python -m pytest
+	python -m pytest --numprocesses 2 --dist loadfile
 
 lint: install ## ruff and mypy
 	ruff check .
