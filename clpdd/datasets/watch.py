@@ -95,7 +95,7 @@ def _places(settings: DatasetSettings, base: Path) -> list[str]:
         given = (settings.train, settings.validation, settings.test)
         listed = [item for value in given if value for item in ([value] if isinstance(value, str) else value)]
     elif known.layout == "hf":  # a folder beside the settings may be meant; another root is the library's cache
-        listed = [name] if (base / (name := known.options["name"])).is_dir() else []
+        listed = [name] if (base / Path(name := known.options["name"]).expanduser()).is_dir() else []
     else:
         listed = [settings.root] if settings.root is not None and not settings.download else []
     return list(dict.fromkeys(listed))

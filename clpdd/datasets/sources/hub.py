@@ -79,8 +79,11 @@ def list_hub(settings: DatasetSettings, base: Path, bad: BadImages) -> Source:
         raise DataError("datasets named hf:... are read by the package `datasets`: pip install datasets") from error
     given = entry(settings.name).options["name"]
     owner, *parts = given.split("/")
-    local = (base / given).is_dir()
-    path = str(base / given) if local else "/".join([owner, *parts[:1]])
+    folder = base / Path(given).expanduser()
+    local = folder.is_dir()
+    if not local and owner in ("", ".", "..", "~"):  # a path, and no OWNER/NAME
+        raise DataError(f"dataset.name: {settings.name} cannot be had ({folder} is no folder)")
+    path = str(folder) if local else "/".join([owner, *parts[:1]])
     configuration = None if local or len(parts) < 2 else "/".join(parts[1:])
     cache = str(base / Path(settings.root).expanduser()) if settings.root else None
     try:
