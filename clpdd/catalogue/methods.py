@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["METHODS", "MethodEntry"]
+__all__ = ["METHODS", "MethodEntry", "selects"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,3 +93,8 @@ METHODS: dict[str, MethodEntry] = {
     ),
 }
 """Name -> entry. ``METHODS[name].implementation`` is imported by ``clpdd.methods.loading.load_method``."""
+
+
+def selects(name: str) -> bool:
+    """Whether ``name`` is a method that takes real images as they are; variants, which are not listed, optimise."""
+    return name in METHODS and not METHODS[name].optimises

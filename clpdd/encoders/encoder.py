@@ -17,7 +17,6 @@ from ..storage.files import sha256_bytes
 
 __all__ = ["Encoder"]
 
-
 FEATURES = ("default", "class_token", "mean_patch", "both")
 
 

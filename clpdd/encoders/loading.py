@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..catalogue.encoders import ARCHITECTURES, KNOWN_ENCODERS
-from ..errors import ArtifactError, ResourceError, SettingsError
+from ..errors import ArtifactError, ResourceError, SettingsError, first_line
 from ..runtime.machine import explain_memory_errors
 from .encoder import Encoder
 from .joint import JointEncoder
@@ -134,9 +134,9 @@ def load_encoder(
             own_code = ARCHITECTURES.get(_registered_name(architecture, built), "")
             return Encoder(name, built, size or _native_size(built), features, own_code).to(chosen)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
         raise SettingsError(
-            f"encoder {name!r} ({architecture}) cannot be used at image size {size or _native_size(built)}: {said}"
+            f"encoder {name!r} ({architecture}) cannot be used at image size {size or _native_size(built)}: "
+            f"{first_line(error)}"
         ) from error
 
 
@@ -183,7 +183,7 @@ def _input_size(architecture: str, image_size: int | None) -> int | None:
 
 
 def _explain_build(architecture: str, image_size: int | None, error: Exception) -> SettingsError | ArtifactError:
-    said = str(error).splitlines()[0] if str(error) else type(error).__name__
+    said = first_line(error)
     if isinstance(error, (TypeError, AssertionError)) or "img_size" in said:
         return SettingsError(f"encoder {architecture!r} refuses the image size {image_size}: {said}")
     remedy = f"encoder_options: {{{architecture}: {{weights: path/to/file.safetensors}}}}"

@@ -29,7 +29,7 @@ from ..datasets.decode import Undecodable, decode_image
 from ..datasets.sources.parquet import expand, list_tables
 from ..errors import DataError
 from ..storage.files import write_bytes
-from . import architectures as models  # noqa: F401  (registers our architectures with timm)
+from . import architectures  # noqa: F401  (registers our architectures with timm)
 from .loading import architecture_of
 
 __all__ = ["Recipe", "load_images", "pretrain"]

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..catalogue.methods import METHODS
+from ..catalogue.methods import METHODS, selects
 from ..catalogue.protocols import PROTOCOLS, bound_of
 from ..config.settings import Settings
 from ..distilled.dataset import DistilledSet
@@ -37,7 +37,6 @@ BOUNDS = {name: entry.bound for name, entry in PROTOCOLS.items() if entry.bound}
 
 KEYS = ("method", "distil_encoder", "eval_encoder", "protocol", "views")
 _COLUMNS = ("dataset", *KEYS, "ipc", "seed", "top1", "top5", "worst_group", "fingerprint")
-_REAL = ("random", "centroid", "full")
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,7 @@ def full_accuracy(summary: list[dict[str, Any]], encoder: str, protocol: str) ->
 
 def main_method(settings: Settings) -> str:
     """The method the page is about: the first that makes synthetic images, else the first that selects real ones."""
-    chosen = [m for m in settings.methods if m not in _REAL] or [m for m in settings.methods if m != "full"]
+    chosen = [m for m in settings.methods if not selects(m)] or [m for m in settings.methods if m != "full"]
     return chosen[0] if chosen else settings.methods[0]
 
 
@@ -185,9 +184,9 @@ def headline(summary: list[dict[str, Any]], images: int, train: int | None, sett
     full = full_accuracy(summary, encoder, line["protocol"])
     share = line["share_of_full"] if method != "full" else None
     return {
-        "sentence": _sentence(images, method not in _REAL, line["top1"]["mean"], share, train),
+        "sentence": _sentence(images, not selects(method), line["top1"]["mean"], share, train),
         "method": method,
-        "synthetic": method not in _REAL,
+        "synthetic": not selects(method),
         "images": images,
         "train_images": train,
         "top1": line["top1"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..catalogue.methods import selects
 from ..catalogue.protocols import bound_of
 from .data import KEYS, full_accuracy, mean_std, read_table
 
@@ -12,8 +13,6 @@ __all__ = ["COLUMNS", "headline_of", "result_lines"]
 
 COLUMNS = (*KEYS, "ipc", "probes", "top1", "top1_std", "share_of_full", "top5", "worst_group")
 """Keys of a line: names; images per class; probes it is the mean of; percent. ``None`` where there is no value."""
-
-_REAL = ("random", "centroid", "neighbor")
 
 
 def result_lines(path: Path) -> list[dict[str, Any]]:
@@ -68,7 +67,7 @@ def headline_of(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
     """
     own = [line for line in lines if line["method"] != "full" and line["distil_encoder"] == line["eval_encoder"]]
     first = [line for line in own if _block(line) == _block(own[0])]
-    return next((line for line in first if line["method"] not in _REAL), first[0] if first else None)
+    return next((line for line in first if not selects(line["method"])), first[0] if first else None)
 
 
 def _block(line: dict[str, Any]) -> tuple[str, str, str]:

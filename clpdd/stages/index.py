@@ -1,4 +1,4 @@
-"""The first stage: labelled images to a Parquet index of each split."""
+"""The stage ``index``: labelled images to a Parquet index of each split."""
 
 from __future__ import annotations
 
