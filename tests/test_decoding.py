@@ -16,8 +16,9 @@ from PIL import Image
 
 from clpdd.datasets.build import index_arrays
 from clpdd.encoders.encoder import Encoder
+from clpdd.encoders.preprocessing import Preprocess
 from clpdd.errors import ArtifactError, DataError, ResourceError
-from clpdd.features.decoding import Preprocess, choose_workers, decode_batches
+from clpdd.features.decoding import choose_workers, decode_batches
 from clpdd.storage.files import sha256_bytes
 
 BATCHES = [(0, 7), (7, 14), (14, 20), (20, 23)]

@@ -20,6 +20,7 @@ from ..catalogue.datasets import entry
 from ..catalogue.methods import METHODS
 from ..config.settings import Settings
 from ..encoders.loading import architecture_of
+from ..encoders.shapes import input_shape
 
 __all__ = ["ASSUMED", "Cost", "Pass", "described", "encoder_pass", "estimate", "whole_pass"]
 
@@ -39,7 +40,7 @@ class Pass:
         activations: bytes that are kept for the way back.
         weights: bytes of the parameters.
         dim: features per image.
-        size: side of the input in pixels.
+        size: side of the input in pixels, of one that is not square the longer one.
     """
 
     macs: float
@@ -73,8 +74,8 @@ def encoder_pass(architecture: str, image_size: int | None = None) -> Pass:
     name, arguments = architecture_of(architecture, image_size)
     with torch.device("meta"):
         model = timm.create_model(name, pretrained=False, num_classes=0, **arguments).eval().requires_grad_(False)
-        size = image_size or int(timm.data.resolve_data_config({}, model=model)["input_size"][-1])
-        image = torch.empty(1, 3, size, size, requires_grad=True)
+        shape = input_shape(model) if image_size is None else (image_size, image_size)
+        image = torch.empty(1, 3, *shape, requires_grad=True)
     own = {_storage(p) for p in (*model.parameters(), *model.buffers())}
     kept: dict[int, Tensor] = {}
 
@@ -87,7 +88,7 @@ def encoder_pass(architecture: str, image_size: int | None = None) -> Pass:
         features = model(image)
     weights = sum(p.numel() * 4 for p in model.parameters())
     activations = sum(saved.untyped_storage().nbytes() for saved in kept.values())
-    return Pass(counter.get_total_flops() / 2, activations, weights, int(features.shape[-1]), size)
+    return Pass(counter.get_total_flops() / 2, activations, weights, int(features.shape[-1]), max(shape))
 
 
 def whole_pass(settings: Settings, encoder: str) -> Pass:

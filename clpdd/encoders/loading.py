@@ -17,6 +17,7 @@ from ..errors import ArtifactError, ResourceError, SettingsError
 from ..runtime.machine import explain_memory_errors
 from .encoder import Encoder
 from .joint import JointEncoder
+from .shapes import input_shape
 from .weights import load_weights
 
 __all__ = ["join_encoders", "load_joint"]
@@ -129,14 +130,15 @@ def load_encoder(
         load_weights(built, Path(weights).expanduser())
     built = built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     chosen = device if isinstance(device, torch.device) else resolve_device(device)
+    shape = input_shape(built) if size is None else (size, size)
     try:
         with explain_memory_errors(f"choose a smaller encoder than {name}, or a lower image_size"):
             own_code = ARCHITECTURES.get(_registered_name(architecture, built), "")
-            return Encoder(name, built, size or _native_size(built), features, own_code).to(chosen)
+            return Encoder(name, built, shape, features, own_code).to(chosen)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise SettingsError(
-            f"encoder {name!r} ({architecture}) cannot be used at image size {size or _native_size(built)}: {said}"
+            f"encoder {name!r} ({architecture}) cannot be used at image size {shape[0]} x {shape[1]}: {said}"
         ) from error
 
 
@@ -170,10 +172,6 @@ def _registered_name(architecture: str, built: nn.Module) -> str:
     if ":" in architecture:
         return str((getattr(built, "pretrained_cfg", None) or {}).get("architecture", ""))
     return architecture.split(".")[0]
-
-
-def _native_size(model: nn.Module) -> int:
-    return int(timm.data.resolve_data_config({}, model=model)["input_size"][-1])
 
 
 def _input_size(architecture: str, image_size: int | None) -> int | None:

@@ -82,11 +82,11 @@ def open_set(folder: Path, key: tuple[str, str], encoders: Mapping[str, Encoder]
 
 def _same_encoder(found: Mapping[str, Any], encoder: Encoder, name: str, what: str, stage: str) -> None:
     wanted = encoder.describe()
-    for field in ("digest", "size"):
-        if found.get(field) != wanted[field]:
+    for field in ("digest", "size", "shape"):
+        if found.get(field) != wanted.get(field):
             raise ArtifactError(
                 f"{what} with another encoder than {name}: {field} {str(found.get(field))[:12]} instead of "
-                f"{str(wanted[field])[:12]}; run {stage} again"
+                f"{str(wanted.get(field))[:12]}; run {stage} again"
             )
 
 

@@ -32,7 +32,6 @@ from ..features.store import FORMAT, GROUP, FeatureStore, content_digest
 from ..runtime.machine import available_cores
 from ..runtime.progress import Progress
 from ..storage.files import explain_os_errors, remove, seal, sha256_file, write_json
-from ..storage.layout import SPLITS
 from ..storage.provenance import code_digest
 from ..storage.work import WorkFolder, fingerprint
 
@@ -284,5 +283,6 @@ def run_cache(project: Project, encoder: str) -> None:
     project.take("cache", encoder, layout.features(encoder, "train"), "cache", encoder=encoder)
     project.refuse_small_classes()
     model = project.encoder(encoder)
-    for split in SPLITS:
-        cache_features(layout.index(split), model, project.settings.cache, layout.features(encoder, split), project.run)
+    project.refuse_oblong(encoder, model.shape)
+    for split, index in layout.indexes.items():
+        cache_features(index, model, project.settings.cache, layout.features(encoder, split), project.run)

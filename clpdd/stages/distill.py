@@ -82,6 +82,8 @@ def distill(
         Preempted, NumericalError, ResourceError, BusyError: see ``clpdd.errors``.
     """
     method, entry, settings, ranks = load_method(variant.method), METHODS[variant.method], variant.settings, run.ranks
+    if METHODS[variant.method].images:
+        encoder.require_square(f"the method {variant.name}")
     opened = _open_inputs(data, encoder)
     per_class = settings.per_class(opened.index.class_names)  # refuses names that are no classes
     if entry.optimises:
@@ -179,8 +181,9 @@ def _open_inputs(data: TrainingData, encoder: Encoder) -> _Inputs:
         data.validation: opened.validation.encoder,
         data.kernels: opened.kernels.encoder,
     }
+    wanted = encoder.describe()
     for path, made in made_with.items():
-        if made.get("digest") != encoder.digest or made.get("size") != encoder.size:
+        if any(made.get(key) != wanted.get(key) for key in ("digest", "size", "shape")):
             raise ArtifactError(
                 f"{path} was made with another encoder than {encoder.name}: run cache and kernels again"
             )

@@ -91,6 +91,9 @@ def evaluate(
         for target, bench in benches.items()
         for key in distilled
     ]
+    for job in jobs:
+        if not job.full:
+            job.bench.encoder.require_square(f"judging the images of {job.method}")
     with deterministic(first.encoder.mean.device):
         results = _work_through(jobs, run)
     order = {key: i for i, key in enumerate(distilled)}
