@@ -214,7 +214,9 @@ def test_real_images_of_an_oblong_encoder_are_cached_and_probed(oblong: Encoder,
     assert min(score for scores in work.evaluate("full").values() for score in scores.values()) >= 0
 
 
-def test_synthetic_images_of_an_oblong_encoder_are_refused_by_name(oblong: Encoder, tmp_path: Path) -> None:
+def test_synthetic_images_of_an_oblong_encoder_are_refused_by_name_and_the_remedy_works(
+    oblong: Encoder, tmp_path: Path
+) -> None:
     indexed(tmp_path)
     work = Workspace(tmp_path, oblong, kernels=KernelSettings(nearest=2))
     for method in ("clp", "centroid", "random"):
@@ -224,6 +226,11 @@ def test_synthetic_images_of_an_oblong_encoder_are_refused_by_name(oblong: Encod
             work.distill(method)
     with pytest.raises(SettingsError, match=r"encoder_options: \{oblong: \{image_size: 24\}\}"):
         oblong.require_square("anything")
+    square = load_encoder("oblong", model="clpdd_oblong_vit", untrained=0, image_size=24, device="cpu")
+    assert square.shape == (24, 24)
+    indexed(tmp_path / "square")
+    other = Workspace(tmp_path / "square", square, kernels=KernelSettings(nearest=2))
+    assert other.distill("centroid").draws[0].images.shape == (2, 3, 24, 24)
 
 
 def test_an_oblong_encoder_is_refused_at_the_first_stage_where_methods_make_images(tmp_path: Path) -> None:

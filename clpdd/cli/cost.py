@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import timm
 import torch
@@ -19,8 +20,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..catalogue.datasets import entry
 from ..catalogue.methods import METHODS
 from ..config.settings import Settings
-from ..encoders.loading import architecture_of
+from ..encoders.building import REFUSALS, said
+from ..encoders.names import check_architecture
 from ..encoders.shapes import input_shape
+from ..errors import SettingsError
 
 __all__ = ["ASSUMED", "Cost", "Pass", "described", "encoder_pass", "estimate", "whole_pass"]
 
@@ -70,10 +73,23 @@ class Cost:
 
 @lru_cache(maxsize=64)
 def encoder_pass(architecture: str, image_size: int | None = None) -> Pass:
-    """Count one image's pass. Raises ``SettingsError`` for an unknown architecture."""
-    name, arguments = architecture_of(architecture, image_size)
-    with torch.device("meta"):
-        model = timm.create_model(name, pretrained=False, num_classes=0, **arguments).eval().requires_grad_(False)
+    """Count one image's pass. Raises ``SettingsError`` for an unknown architecture, or a size that it cannot take."""
+    check_architecture(architecture)
+    sized: list[dict[str, Any]] = [] if image_size is None else [{"img_size": image_size}]
+    refused: Exception | None = None
+    # without memory; for models that compute with values while they are built, with it
+    for device, arguments in ((device, own) for device in ("meta", "cpu") for own in (*sized, {})):
+        try:
+            return _counted(architecture, arguments, image_size, device)
+        except REFUSALS as error:
+            refused = refused or error
+    assert refused is not None
+    raise SettingsError(f"{architecture} cannot be used at image size {image_size}: {said(refused)}") from refused
+
+
+def _counted(architecture: str, arguments: dict[str, Any], image_size: int | None, device: str) -> Pass:
+    with torch.device(device):
+        model = timm.create_model(architecture, num_classes=0, **arguments).eval().requires_grad_(False)
         shape = input_shape(model) if image_size is None else (image_size, image_size)
         image = torch.empty(1, 3, *shape, requires_grad=True)
     own = {_storage(p) for p in (*model.parameters(), *model.buffers())}

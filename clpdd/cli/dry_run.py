@@ -88,7 +88,8 @@ def dry_run(
         }
         index_arrays(splits, ["one", "other"], home / "index", seed=settings.seed)
         kernels = KernelSettings(nearest=2)
-        cache = settings.cache.model_copy(update={"batch_size": 2})
+        # how large features are in the end, random weights do not tell
+        cache = settings.cache.model_copy(update={"batch_size": 2, "dtype": "float32"})
         work = Workspace(home, encoder, cache=cache, kernels=kernels, seed=settings.seed)
         made = {}
         for method in settings.methods:

@@ -17,9 +17,13 @@ from ..functional.resample import resize
 from ..storage.files import sha256_bytes
 from .preprocessing import Preprocess
 
-__all__ = ["Encoder", "require_square"]
+__all__ = ["Encoder", "FeaturesError", "require_square"]
 
 FEATURES = ("default", "class_token", "mean_patch", "both")
+
+
+class FeaturesError(ValueError):
+    """The model has not the features that were asked for."""
 
 
 class Encoder(nn.Module):
@@ -42,7 +46,7 @@ class Encoder(nn.Module):
         size: side of the input in pixels, or its height and width.
         architecture: dotted name of this package's module that builds ``model``; empty: a library's.
 
-    Raises ``ValueError`` where the model has not the tokens that ``features`` asks for.
+    Raises ``FeaturesError`` where the model has not the tokens that ``features`` asks for.
     """
 
     def __init__(
@@ -112,7 +116,7 @@ class Encoder(nn.Module):
         model: Any = self.model
         tokens: Tensor = model.forward_features(normalised)
         if tokens.ndim != 3:
-            raise ValueError(f"it gives {tuple(tokens.shape)} instead of tokens: set features to default")
+            raise FeaturesError(f"it gives {tuple(tokens.shape)} instead of tokens: set features to default")
         kinds = {"class_token": tokens[:, 0], "mean_patch": tokens[:, model.num_prefix_tokens :].mean(1)}
         chosen = list(kinds.values()) if self.features == "both" else [kinds[self.features]]
         norm = getattr(model, "fc_norm", None)  # models that average by default normalise after pooling
@@ -188,11 +192,11 @@ def require_square(name: str, shape: tuple[int, int], doing: str) -> None:
 
 def _require_tokens(model: nn.Module, features: str) -> None:
     if features not in FEATURES:
-        raise ValueError(f"features is {features!r}; it must be one of {', '.join(FEATURES)}")
+        raise FeaturesError(f"features is {features!r}; it must be one of {', '.join(FEATURES)}")
     if features != "default" and not hasattr(model, "num_prefix_tokens"):
-        raise ValueError("it has no tokens: set features to default")
+        raise FeaturesError("it has no tokens: set features to default")
     if features in ("class_token", "both") and getattr(model, "cls_token", None) is None:
-        raise ValueError("it has no class token: set features to default or mean_patch")
+        raise FeaturesError("it has no class token: set features to default or mean_patch")
 
 
 def _weights_digest(model: nn.Module, features: str) -> str:

@@ -16,7 +16,8 @@ from ..config.runtime import RuntimeSettings
 from ..config.settings import Settings
 from ..distributed.group import ALONE, Ranks
 from ..encoders.encoder import Encoder, require_square
-from ..encoders.loading import architecture_of, load_encoder, resolve_device
+from ..encoders.loading import load_encoder, resolve_device
+from ..encoders.names import check_architecture
 from ..encoders.shapes import registered_shape
 from ..errors import SettingsError
 from ..storage.layout import Layout
@@ -106,7 +107,7 @@ class Project:
                 where = "encoders" if member == name else f"encoder_options.{name}.members"
                 others = [] if member == name else [*settings.encoder_options, *settings.encoders]
                 architecture = options.model or member
-                architecture_of(architecture, options.image_size, where, others)
+                check_architecture(architecture, where, others, weights_needed=options.weights is None)
                 shape = registered_shape(architecture)
                 if options.image_size is None and shape is not None:
                     self.refuse_oblong(member, shape)
