@@ -12,9 +12,11 @@ from ..catalogue.encoders import KNOWN_ENCODERS
 from ..errors import ResourceError, SettingsError
 from ..runtime.machine import explain_memory_errors, is_memory_error
 from .building import REFUSALS, Blueprint, encoder_of, said, settle
+from .coverage import patch_step
 from .encoder import Encoder, FeaturesError
 from .joint import JointEncoder
 from .names import check_architecture
+from .sight import nearest_whole, require_sight
 
 __all__ = ["join_encoders", "load_encoder", "load_joint", "resolve_device"]
 
@@ -131,22 +133,27 @@ def _first_that_runs(blueprint: Blueprint, features: str) -> Encoder:
         try:
             if blueprint.untrained is not None:
                 settle(built, shape)
-            return encoder_of(blueprint, built, shape, features)
+            encoder = encoder_of(blueprint, built, shape, features)
+            require_sight(encoder, blueprint)
+            return encoder
         except REFUSALS as error:
             if is_memory_error(error):
                 raise
             refused = refused or error
     assert refused is not None
-    raise _unusable(blueprint, shape, refused) from refused
+    raise _unusable(blueprint, shape, patch_step(built), refused) from refused
 
 
-def _unusable(blueprint: Blueprint, shape: tuple[int, int], error: Exception) -> SettingsError:
+def _unusable(blueprint: Blueprint, shape: tuple[int, int], step: int, error: Exception) -> SettingsError:
     who = f"encoder {blueprint.name!r} ({blueprint.architecture})"
     if isinstance(error, FeaturesError):
         return SettingsError(f"{who} cannot be used: {error}")
     if blueprint.image_size is None:
         return SettingsError(f"{who} cannot be used at its own image size, {shape[0]} x {shape[1]}: {said(error)}")
+    key = f"encoder_options.{blueprint.name}.image_size"
+    nearest = nearest_whole(blueprint, step, 2)
+    remedy = f"Set {key} to {' or '.join(nearest)}, or leave it out" if nearest else f"Leave {key} out"
     return SettingsError(
-        f"{who} cannot be used at image size {blueprint.image_size} with its weights: {said(error)}. Leave "
-        f"encoder_options.{blueprint.name}.image_size out to take the model's own"
+        f"{who} cannot be used at image size {blueprint.image_size} with its weights: {said(error)}. {remedy} to take "
+        f"the model's own"
     )
