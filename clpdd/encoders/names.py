@@ -10,6 +10,7 @@ from pathlib import Path
 import timm
 from torch import nn
 
+from ..catalogue.elsewhere import elsewhere
 from ..catalogue.encoders import ARCHITECTURES
 from ..errors import SettingsError
 
@@ -64,6 +65,9 @@ def own_module(name: str, built: nn.Module) -> str:
 
 
 def _near(name: str, others: Sequence[str]) -> str:
+    known = elsewhere(name)
+    if known is not None:
+        return f"{known.where} calls so what is {known.name} here: write {known.name}"
     if "/" in name:
         return f"a model of the Hugging Face hub is named hf-hub:{name}, one in a folder local-dir:{name}"
     names = [*others, *ARCHITECTURES, *timm.list_models(), *timm.list_pretrained()]
