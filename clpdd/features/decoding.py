@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
@@ -126,13 +127,32 @@ def _start_worker(
             name=f"decode-{number}",
             daemon=True,
         )
-        process.start()
+        with _without_main():
+            process.start()
     except OSError as error:
         raise ResourceError(f"could not start a decoding process ({error}): lower runtime.workers") from error
     finally:
         # Our copy of the writing end: were it left open, the death of the worker would go unnoticed.
         sender.close()
     return process, receiver
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Start processes that do not import the caller's script, which may lack a main guard or be no file at all.
+
+    A worker needs nothing of it, and running it a second time would start everything over.
+    """
+    main = sys.modules["__main__"]
+    hidden: dict[str, object] = {
+        name: main.__dict__.pop(name) for name in ("__spec__", "__file__") if name in main.__dict__
+    }
+    main.__dict__["__spec__"] = None
+    try:
+        yield
+    finally:
+        main.__dict__.pop("__spec__")
+        main.__dict__.update(hidden)
 
 
 def _work(index_path: str, preprocess: Preprocess, batches: list[Batch], pipe: Connection) -> None:
@@ -176,10 +196,7 @@ def _receive(
                 _read_all(pipe.fileno(), item.reshape(-1).data)
         except (EOFError, OSError):
             process.join(timeout=5)
-            item = ResourceError(
-                f"a decoding process ended unexpectedly (exit code {process.exitcode}), most often for want of "
-                f"memory: lower runtime.workers or cache.batch_size and run again, finished shards are kept"
-            )
+            item = ResourceError(_why_ended(process.exitcode))
         while not stopped.is_set():
             try:
                 arrived.put(item, timeout=0.1)
@@ -188,6 +205,19 @@ def _receive(
                 continue
         if stopped.is_set() or isinstance(item, Exception):
             return
+
+
+def _why_ended(code: int | None) -> str:
+    """A worker's end in words: only what was killed may have wanted for memory."""
+    if code is not None and code >= 0:
+        return (
+            f"a decoding process could not run here (exit code {code}, see what it wrote above): decode in this "
+            f"process, runtime.workers: 0, and run again, finished shards are kept"
+        )
+    return (
+        f"a decoding process ended unexpectedly (exit code {code}), most often for want of memory: lower "
+        f"runtime.workers or cache.batch_size and run again, finished shards are kept"
+    )
 
 
 def _write_all(descriptor: int, data: memoryview) -> None:

@@ -57,9 +57,6 @@ def cache_features(
 ) -> FeatureStore:
     """Encode every image of an index into a feature store, or go on with what a killed run has left.
 
-    With ``runtime.workers`` other than 0 a script must call this below ``if __name__ == "__main__":``, because worker
-    processes are spawned.
-
     Args:
         index_path: Parquet index of one split.
         encoder: the frozen encoder, on the device to encode on.
