@@ -25,6 +25,8 @@ class EvaluationData:
         encoder: on the device to compute on.
         train, validation, test: feature stores. Train and validation are read for the method ``full`` alone.
         kernels: folder of the kernel stage.
+        test_index: of the test split. Test features that other versions of the libraries made are compared with what
+            the encoder gives for some of its images now; ``None`` compares nothing.
     """
 
     encoder: Encoder
@@ -32,6 +34,7 @@ class EvaluationData:
     validation: Path
     test: Path
     kernels: Path
+    test_index: Path | None = None
 
 
 def open_bench(name: str, data: EvaluationData, judge: str = "test") -> Bench:

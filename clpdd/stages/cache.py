@@ -28,7 +28,7 @@ from ..errors import DataError
 from ..features.batches import BatchEncoder
 from ..features.decoding import Batch, decode_batches
 from ..features.proof import Proven, sync
-from ..features.store import FORMAT, GROUP, FeatureStore, content_digest
+from ..features.store import FORMAT, GROUP, FeatureStore, content_digest, deciding_versions
 from ..runtime.machine import available_cores
 from ..runtime.progress import Progress
 from ..storage.files import explain_os_errors, remove, seal, sha256_file, write_json
@@ -236,6 +236,7 @@ class _Encoding:
         hashes = self.proven.hashes | {name: sha256_file(self.store / name) for name in names}
         features = zarr.open_array(str(self.store / "features"), mode="r", zarr_format=3)
         step = self.settings.shard_rows
+        precision = resolve_precision(self.settings.precision, self.encoder.mean.device)
         blocks = (np.asarray(features[start : start + step]) for start in range(0, len(self.index), step))
         record: dict[str, Any] = {
             "format": FORMAT,
@@ -246,6 +247,8 @@ class _Encoding:
             "rows": len(self.index),
             "dim": self.encoder.dim,
             "dtype": self.settings.dtype,
+            "precision": str(precision).removeprefix("torch."),
+            "versions": deciding_versions(),
             "content": content_digest(blocks, labels, self.encoder.dim, self.settings.dtype),
             "files": {
                 name: {"bytes": (self.store / name).stat().st_size, "sha256": digest}

@@ -20,6 +20,7 @@ from ..encoders.encoder import Encoder
 from ..errors import ArtifactError, SettingsError
 from ..features.kernels import Kernels
 from ..features.store import FeatureStore
+from ..features.versions import confirm
 from ..methods.loading import load_method, modules_of
 from ..optimise.context import SILENT, Context, Method, Watch
 from ..runtime.machine import limit
@@ -169,7 +170,7 @@ class _Inputs:
 
 
 def _open_inputs(data: TrainingData, encoder: Encoder) -> _Inputs:
-    """Refuse what was not made with this encoder, or not from each other."""
+    """Refuse what was not made with this encoder as it encodes now, or not from each other."""
     opened = _Inputs(
         Index.open(data.index),
         FeatureStore.open(data.train),
@@ -194,6 +195,11 @@ def _open_inputs(data: TrainingData, encoder: Encoder) -> _Inputs:
             raise ArtifactError(f"{data.kernels} was made from other features than {store.path}: run kernels again")
     if opened.index.split != "train" or opened.train.index != opened.index.digest:
         raise ArtifactError(f"{data.train} does not hold the images of {data.index}: run cache again")
+    confirm(opened.train, encoder, data.index)
+    if opened.validation.versions != opened.train.versions:
+        raise ArtifactError(
+            f"{data.validation} was made by other versions of the libraries than {data.train}: run cache again"
+        )
     return opened
 
 
