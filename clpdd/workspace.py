@@ -12,7 +12,6 @@ from .config.dataset import DatasetSettings
 from .config.distill import DistillSettings
 from .config.evaluate import EvaluateSettings
 from .config.kernels import KernelSettings
-from .config.runtime import RuntimeSettings
 from .config.settings import Settings
 from .config.variants import MethodVariant
 from .datasets.build import build_index
@@ -77,8 +76,7 @@ class Workspace:
         self.cache_settings = cache or CacheSettings()
         self.kernel_settings = kernels or KernelSettings()
         self.seed = seed
-        # a decoding process would need the caller's script to be importable, which a notebook is not
-        self.run = Run(work=self.layout.work, clocks=self.layout.clocks, runtime=RuntimeSettings(workers=0))
+        self.run = Run(work=self.layout.work, clocks=self.layout.clocks)
         self.dataset = dataset
         self._index()
 

@@ -23,6 +23,7 @@ class MethodEntry:
         unused: fields of ``DistillSettings`` that do not decide its result: changing them does not run it again.
         source: field of ``DistillSettings`` that names another method, whose set it is given; empty: none.
         start: ``centroid`` where it always begins with central images, which ``kernels.nearest`` must then hold.
+        images: whether its set holds images.
     """
 
     implementation: str
@@ -32,6 +33,7 @@ class MethodEntry:
     unused: tuple[str, ...] = ()
     source: str = ""
     start: str = ""
+    images: bool = True
 
 
 _OPTIMISATION = (
@@ -90,6 +92,7 @@ METHODS: dict[str, MethodEntry] = {
         implementation="clpdd.methods.real:Full",
         title="all training images",
         unused=(*_REAL, "images_per_class", "labels", "image_size", "random_draws"),
+        images=False,
     ),
 }
 """Name -> entry. ``METHODS[name].implementation`` is imported by ``clpdd.methods.loading.load_method``."""

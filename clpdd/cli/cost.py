@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import timm
 import torch
@@ -19,7 +20,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..catalogue.datasets import entry
 from ..catalogue.methods import METHODS
 from ..config.settings import Settings
-from ..encoders.loading import architecture_of
+from ..encoders.building import REFUSALS, said
+from ..encoders.names import check_architecture
+from ..encoders.shapes import input_shape
+from ..errors import SettingsError
 
 __all__ = ["ASSUMED", "Cost", "Pass", "described", "encoder_pass", "estimate", "whole_pass"]
 
@@ -39,7 +43,7 @@ class Pass:
         activations: bytes that are kept for the way back.
         weights: bytes of the parameters.
         dim: features per image.
-        size: side of the input in pixels.
+        size: side of the input in pixels, of one that is not square the longer one.
     """
 
     macs: float
@@ -69,12 +73,25 @@ class Cost:
 
 @lru_cache(maxsize=64)
 def encoder_pass(architecture: str, image_size: int | None = None) -> Pass:
-    """Count one image's pass. Raises ``SettingsError`` for an unknown architecture."""
-    name, arguments = architecture_of(architecture, image_size)
-    with torch.device("meta"):
-        model = timm.create_model(name, pretrained=False, num_classes=0, **arguments).eval().requires_grad_(False)
-        size = image_size or int(timm.data.resolve_data_config({}, model=model)["input_size"][-1])
-        image = torch.empty(1, 3, size, size, requires_grad=True)
+    """Count one image's pass. Raises ``SettingsError`` for an unknown architecture, or a size that it cannot take."""
+    check_architecture(architecture)
+    sized: list[dict[str, Any]] = [] if image_size is None else [{"img_size": image_size}]
+    refused: Exception | None = None
+    # without memory; for models that compute with values while they are built, with it
+    for device, arguments in ((device, own) for device in ("meta", "cpu") for own in (*sized, {})):
+        try:
+            return _counted(architecture, arguments, image_size, device)
+        except REFUSALS as error:
+            refused = refused or error
+    assert refused is not None
+    raise SettingsError(f"{architecture} cannot be used at image size {image_size}: {said(refused)}") from refused
+
+
+def _counted(architecture: str, arguments: dict[str, Any], image_size: int | None, device: str) -> Pass:
+    with torch.device(device):
+        model = timm.create_model(architecture, num_classes=0, **arguments).eval().requires_grad_(False)
+        shape = input_shape(model) if image_size is None else (image_size, image_size)
+        image = torch.empty(1, 3, *shape, requires_grad=True)
     own = {_storage(p) for p in (*model.parameters(), *model.buffers())}
     kept: dict[int, Tensor] = {}
 
@@ -87,7 +104,7 @@ def encoder_pass(architecture: str, image_size: int | None = None) -> Pass:
         features = model(image)
     weights = sum(p.numel() * 4 for p in model.parameters())
     activations = sum(saved.untyped_storage().nbytes() for saved in kept.values())
-    return Pass(counter.get_total_flops() / 2, activations, weights, int(features.shape[-1]), size)
+    return Pass(counter.get_total_flops() / 2, activations, weights, int(features.shape[-1]), max(shape))
 
 
 def whole_pass(settings: Settings, encoder: str) -> Pass:

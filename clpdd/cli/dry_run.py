@@ -76,7 +76,7 @@ def dry_run(
             untrained=settings.seed,
             arguments=arguments,
         )
-        tell(f"{name}: {encoder.size} x {encoder.size} pixels -> {encoder.dim} features")
+        tell(f"{name}: {encoder.shape[0]} x {encoder.shape[1]} pixels -> {encoder.dim} features")
         home = folder / name
         shape = {"train": 2, "validation": 1, "test": 1}
         splits = {
@@ -88,7 +88,8 @@ def dry_run(
         }
         index_arrays(splits, ["one", "other"], home / "index", seed=settings.seed)
         kernels = KernelSettings(nearest=2)
-        cache = settings.cache.model_copy(update={"batch_size": 2})
+        # how large features are in the end, random weights do not tell
+        cache = settings.cache.model_copy(update={"batch_size": 2, "dtype": "float32"})
         work = Workspace(home, encoder, cache=cache, kernels=kernels, seed=settings.seed)
         made = {}
         for method in settings.methods:
@@ -108,7 +109,7 @@ def dry_run(
 def _speed(encoder: Encoder, macs: float) -> tuple[float, int]:
     """Images a second, and the batch: on a CPU as many as one image of a ViT-B takes, 64 on a device."""
     batch = max(1, min(64, int(17e9 / macs))) if encoder.mean.device.type == "cpu" else 64
-    images = torch.rand(batch, 3, encoder.size, encoder.size)
+    images = torch.rand(batch, 3, *encoder.shape)
     encode(encoder, images, precision="auto")
     begun, passes = time.perf_counter(), 0
     while passes < 3 or (time.perf_counter() - begun < 0.5 and passes < 50):

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from ..catalogue.elsewhere import elsewhere
 from ..catalogue.methods import METHODS
 from ..errors import SettingsError
 from .benchmark import BenchmarkSettings
@@ -112,9 +113,13 @@ class Settings(Section):
     def _folder_names(cls, names: list[str]) -> list[str]:
         for name in names:
             if not name or name in {".", ".."} or any(c in name for c in "/\\:@ \0"):
+                known = elsewhere(name)
+                if known is not None:
+                    raise ValueError(f"{known.where} calls {name!r} what is {known.name} here: write {known.name}")
+                model = f"hf-hub:{name}" if "/" in name and ":" not in name else name
                 raise ValueError(
                     f"{name!r} names folders, so it must be free of / \\ : @ and spaces: give it a short name in "
-                    f"encoder_options, e.g. encoder_options: {{mine: {{model: {name!r}}}}}, and list that name"
+                    f"encoder_options, e.g. encoder_options: {{mine: {{model: {model!r}}}}}, and list that name"
                 )
         return names
 

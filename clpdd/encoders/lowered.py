@@ -43,8 +43,8 @@ def lowered(encoder: Encoder) -> Encoder | None:
 
 @torch.no_grad()
 def _lowered(encoder: Encoder) -> Encoder | None:
-    device, size = encoder.mean.device, encoder.size
-    images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+    device = encoder.mean.device
+    images = torch.rand(2, 3, *encoder.shape, generator=torch.Generator().manual_seed(0)).to(device)
     exact = encoder(images)
     with torch.autocast(device.type, torch.bfloat16):
         usual = (encoder(images).float() - exact).norm()

@@ -17,7 +17,7 @@ from ..encoders.calling import encode
 from ..encoders.encoder import Encoder
 from ..errors import NumericalError
 from ..runtime.machine import explain_memory_errors
-from .decoding import Batch, Preprocess, choose_workers, decode_rows
+from .decoding import Batch, choose_workers, decode_rows
 
 if TYPE_CHECKING:
     from ..config.cache import CacheSettings
@@ -41,7 +41,7 @@ class BatchEncoder:
 
     def __init__(self, index: Index, encoder: Encoder, settings: CacheSettings) -> None:
         self.index, self.encoder, self.precision = index, encoder, settings.precision
-        self.preprocess = Preprocess(encoder.resized, encoder.size, encoder.interpolation, encoder.squash)
+        self.preprocess = encoder.preprocess
         self.dtype = np.dtype(settings.dtype)
         self._out_of_memory = f"lower cache.batch_size (now {settings.batch_size}); finished shards are kept"
 

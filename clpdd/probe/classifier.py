@@ -119,6 +119,7 @@ def train_classifier(
     settings = settings or EvaluateSettings()
     if not len(data):
         raise DataError(f"the set made by {data.name} holds no images, so nothing can be trained on it")
+    encoder.require_square("training a classifier on a distilled set")
     chosen, stream = data.draws[0], Stream(seed, 0)
     views = max(1, settings.views)
 

@@ -21,6 +21,7 @@ from ..evaluation.pieces import read_piece, write_piece
 from ..evaluation.running import module_of, run_protocol, viewed_protocols
 from ..evaluation.subject import Bench, Subject, ViewedProtocol
 from ..evaluation.tables import Result, details_json, metrics_json, plot_csv, results_parquet
+from ..features.versions import confirm
 from ..runtime.machine import explain_memory_errors
 from ..runtime.preemption import StopRequest
 from ..runtime.progress import Progress
@@ -91,6 +92,12 @@ def evaluate(
         for target, bench in benches.items()
         for key in distilled
     ]
+    for job in jobs:
+        if not job.full:
+            job.bench.encoder.require_square(f"judging the images of {job.method}")
+    for name in {job.target for job in jobs if not job.full}:
+        if (index := encoders[name].test_index) is not None:
+            confirm(benches[name].judge, benches[name].encoder, index)
     with deterministic(first.encoder.mean.device):
         results = _work_through(jobs, run)
     order = {key: i for i, key in enumerate(distilled)}
@@ -261,4 +268,4 @@ def run_evaluate(project: Project) -> dict[str, Path]:
 def evaluation_data(layout: Layout, name: str, encoder: Encoder) -> EvaluationData:
     """What an encoder called ``name`` is evaluated with, where a data folder has it."""
     stores = {split: layout.features(name, split) for split in SPLITS}
-    return EvaluationData(encoder=encoder, kernels=layout.kernels(name), **stores)
+    return EvaluationData(encoder=encoder, kernels=layout.kernels(name), test_index=layout.index("test"), **stores)

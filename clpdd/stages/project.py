@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..catalogue.methods import METHODS
 from ..config.loading import load_settings
 from ..config.runtime import RuntimeSettings
 from ..config.settings import Settings
 from ..distributed.group import ALONE, Ranks
-from ..encoders.encoder import Encoder
-from ..encoders.loading import architecture_of, load_encoder, resolve_device
+from ..encoders.encoder import Encoder, require_square
+from ..encoders.loading import load_encoder, resolve_device
+from ..encoders.names import check_architecture
+from ..encoders.shapes import registered_shape
 from ..errors import SettingsError
 from ..storage.layout import Layout
 from ..storage.ownership import take
@@ -97,13 +100,24 @@ class Project:
         )
 
     def check_encoders(self) -> None:
-        """Raise ``SettingsError`` for a misspelt encoder: before any image is read."""
+        """Raise ``SettingsError``, before any image is read, for an encoder that is misspelt or that no method fits."""
         settings = self.settings
         for name in settings.encoders:
             for member, options in settings.members(name).items():
                 where = "encoders" if member == name else f"encoder_options.{name}.members"
                 others = [] if member == name else [*settings.encoder_options, *settings.encoders]
-                architecture_of(options.model or member, options.image_size, where, others)
+                architecture = options.model or member
+                check_architecture(architecture, where, others, weights_needed=options.weights is None)
+                shape = registered_shape(architecture)
+                if options.image_size is None and shape is not None:
+                    self.refuse_oblong(member, shape)
+
+    def refuse_oblong(self, encoder: str, shape: tuple[int, int]) -> None:
+        """Raise ``SettingsError`` where an input of ``shape``, height and width in pixels, is not square and a method
+        makes images."""
+        for method in self.settings.methods:
+            if METHODS[self.settings.variant(method).method].images:
+                require_square(encoder, shape, f"the method {method}")
 
     def encoder(self, name: str) -> Encoder:
         """One of the configured encoders, on the configured device."""
