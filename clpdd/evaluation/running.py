@@ -10,6 +10,7 @@ import torch
 from ..catalogue.protocols import PROTOCOLS
 from ..config.evaluate import EvaluateSettings
 from ..probe.scoring import score
+from .confusion import json_form
 from .subject import Subject, ViewedProtocol
 
 __all__ = ["module_of", "run_protocol", "viewed_protocols"]
@@ -43,10 +44,10 @@ def run_protocol(subject: Subject, viewed: ViewedProtocol) -> dict[str, Any]:
     """Train and score one protocol: JSON values, percentages of the judging split.
 
     Returns:
-        ``rows``: ``draw``, ``seed``, ``top1`` and ``top5`` of every probe; ``confusion``: ``C`` rows of ``C`` counts
-        (true class, taken for), summed over the probes; ``notes``: what was chosen on validation. Where the images
-        have groups, also ``worst_group`` in the rows, the lowest top-1 of any group, and ``groups``: the mean of
-        each.
+        ``rows``: ``draw``, ``seed``, ``top1`` and ``top5`` of every probe; ``confusion``: counts by true class and what
+        it was taken for, summed over the probes (``evaluation.confusion``); ``notes``: what was chosen on validation.
+        Where the images have groups, also ``worst_group`` in the rows, the lowest top-1 of any group, and ``groups``:
+        the mean of each.
     """
     probes, streams, notes = importlib.import_module(module_of(viewed.name)).train(subject, viewed.views)
     judge = subject.bench.judge
@@ -58,7 +59,9 @@ def run_protocol(subject: Subject, viewed: ViewedProtocol) -> dict[str, Any]:
         {"draw": stream.draw, "seed": stream.index, "top1": top1, "top5": top5}
         for stream, top1, top5 in zip(streams, found.top1, found.top5, strict=True)
     ]
-    piece = {"rows": rows, "confusion": found.confusion.tolist(), "notes": notes}
+    true, predicted, count = found.pairs.tolist()
+    confusion = json_form(true, predicted, count, subject.bench.classes)
+    piece: dict[str, Any] = {"rows": rows, "confusion": confusion, "notes": notes}
     if found.groups is not None:
         for row, worst in zip(rows, found.groups.amin(1).tolist(), strict=True):
             row["worst_group"] = worst

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from ..catalogue.protocols import bound_of
 from ..storage.files import canonical_json
+from .confusion import entries, totals
 from .subject import ViewedProtocol
 
 __all__ = ["SCHEMA", "Result", "compact_json", "details_json", "metrics_json", "plot_csv", "results_parquet"]
@@ -37,7 +38,7 @@ SCHEMA = pa.schema(
     ]
 )
 
-_ALL_MATRICES = 200  # with more classes only the first protocol's confusion is kept: it is a million numbers by then
+_ALL_MATRICES = 200  # with more classes only the first protocol's confusion is kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,10 +134,10 @@ def details_json(results: Sequence[Result], class_names: list[str], counts: list
     """Per-class accuracy and confusion, one row for each result.
 
     A row holds the columns of ``Result.names``, ``probes`` (how many were trained), ``per_class`` (percent, ``null``
-    for a class without test images), ``confusion`` (counts summed over the probes, rows the true class; ``null`` for
-    all but the first protocol of a set when there are more than 200 classes), ``notes`` and, where the images have
-    groups, ``groups`` (top-1 of each, mean over the probes). ``fingerprints`` resolves those of the result table to
-    settings, versions, code and digests of the inputs.
+    for a class without test images), ``confusion`` (counts summed over the probes, rows the true class; with more than
+    200 classes the pairs that occur, ``evaluation.confusion``, and ``null`` for all but the first protocol of a set),
+    ``notes`` and, where the images have groups, ``groups`` (top-1 of each, mean over the probes). ``fingerprints``
+    resolves those of the result table to settings, versions, code and digests of the inputs.
 
     Args:
         counts: test images of every class.
@@ -145,7 +146,8 @@ def details_json(results: Sequence[Result], class_names: list[str], counts: list
     seen: set[tuple[str, str, str]] = set()
     for r in results:
         matrix = r.piece["confusion"]
-        per_class = [100 * row[i] / total if (total := sum(row)) else None for i, row in enumerate(matrix)]
+        right = dict.fromkeys(range(len(class_names)), 0) | {i: n for i, j, n in entries(matrix) if i == j}
+        per_class = [100 * right[i] / n if n else None for i, n in enumerate(totals(matrix, len(class_names)))]
         key = (r.distil, r.method, r.target)
         kept = len(class_names) <= _ALL_MATRICES or key not in seen
         seen.add(key)

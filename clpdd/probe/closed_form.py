@@ -16,6 +16,7 @@ from .linear import Probes
 __all__ = ["fit_ridge"]
 
 _ROWS = 16384  # brought to float32 at once
+_TARGETS = 2**24  # numbers of targets that exist at once
 
 
 def fit_ridge(
@@ -47,7 +48,8 @@ def _ridge(Z: Tensor, labels: Tensor, classes: int, mean: Tensor, ridge: float, 
         factors = even_factors(parts, X.square().mean(0))
         return factors[:, None] * solve(X * factors, as_targets(labels, classes) - 1.0 / classes, ridge)
     gram, cross = mean.new_zeros(dim, dim), mean.new_zeros(dim, classes)
-    for rows, y in zip(Z.split(_ROWS), labels.split(_ROWS), strict=True):
+    height = min(_ROWS, max(1, _TARGETS // classes))
+    for rows, y in zip(Z.split(height), labels.split(height), strict=True):
         X = rows.float() - mean
         gram.addmm_(X.T, X)
         cross.addmm_(X.T, as_targets(y, classes) - 1.0 / classes)

@@ -12,6 +12,8 @@ from .linear import Probes
 
 __all__ = ["Score", "score"]
 
+_DENSE = 2**22  # numbers counted in one vector, and numbers kept before they are counted otherwise
+
 
 @dataclass(frozen=True)
 class Score:
@@ -19,14 +21,24 @@ class Score:
 
     Attributes:
         top1, top5: ``P`` percentages. Top-5 is top-C with fewer than five classes, hence 100.
-        confusion: ``(C, C)`` int64, images of class ``row`` taken for class ``column``, summed over the probes.
+        pairs: ``(3, k)`` int64 on the CPU: true class, the class it was taken for, and how often, summed over the
+            probes; the pairs that occur alone, sorted.
+        classes: ``C``.
         groups: ``(P, G)`` float64, top-1 in percent of the images of each group; ``None`` without groups.
     """
 
     top1: list[float]
     top5: list[float]
-    confusion: Tensor
+    pairs: Tensor
+    classes: int
     groups: Tensor | None = None
+
+    @property
+    def confusion(self) -> Tensor:
+        """``(C, C)`` int64, images of class ``row`` taken for class ``column``, summed over the probes."""
+        matrix = torch.zeros(self.classes, self.classes, dtype=torch.int64)
+        matrix[self.pairs[0], self.pairs[1]] = self.pairs[2]
+        return matrix
 
 
 def score(probes: Probes, blocks: Iterable[tuple[Tensor, Tensor]], groups: Tensor | None = None) -> Score:
@@ -39,7 +51,7 @@ def score(probes: Probes, blocks: Iterable[tuple[Tensor, Tensor]], groups: Tenso
     device = probes.weights.device
     joined = probes.weights.permute(1, 0, 2).reshape(dim, count * classes)  # one product serves every probe
     hits = torch.zeros(2, count, dtype=torch.int64, device=device)
-    confusion = torch.zeros(classes * classes, dtype=torch.int64, device=device)
+    confusion = _Counts(classes * classes, device)
     total = 0
     sizes = torch.zeros(0, dtype=torch.int64) if groups is None else groups.bincount()
     grouped = torch.zeros(len(sizes), count, dtype=torch.int64, device=device)
@@ -52,10 +64,45 @@ def score(probes: Probes, blocks: Iterable[tuple[Tensor, Tensor]], groups: Tenso
             right = ranked == y[:, None, None]
             guess = ranked[..., 0]
             hits += torch.stack([right[..., 0].sum(0), right.any(-1).sum(0)])
-            confusion += torch.bincount((y[:, None] * classes + guess).flatten(), minlength=classes * classes)
+            confusion.add((y[:, None] * classes + guess).flatten())
             if groups is not None:
                 grouped.index_add_(0, groups[total : total + len(y)].to(device), right[..., 0].long())
             total += len(y)
     top1, top5 = (hits.cpu().double() * 100 / max(total, 1)).tolist()
     shares = None if groups is None else (grouped.cpu().double() * 100 / sizes[:, None]).T
-    return Score(top1, top5, confusion.view(classes, classes).cpu(), shares)
+    places, counts = confusion.found()
+    return Score(top1, top5, torch.stack([places // classes, places % classes, counts]), classes, shares)
+
+
+class _Counts:
+    """How often each number in ``[0, size)`` occurs: a vector of all of them, or, of very many, those that do."""
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        self._all = torch.zeros(size, dtype=torch.int64, device=device) if size <= _DENSE else None
+        self._places, self._counts = (torch.zeros(0, dtype=torch.int64, device=device) for _ in range(2))
+        self._waiting: list[Tensor] = []
+
+    def add(self, numbers: Tensor) -> None:
+        """Count ``(n,)`` numbers."""
+        if self._all is not None:
+            self._all += torch.bincount(numbers, minlength=len(self._all))
+            return
+        self._waiting.append(numbers)
+        if sum(map(len, self._waiting)) > _DENSE:
+            self._merge()
+
+    def _merge(self) -> None:
+        if not self._waiting:
+            return
+        counts = [self._counts, *(torch.ones_like(numbers) for numbers in self._waiting)]
+        self._places, into = torch.unique(torch.cat([self._places, *self._waiting]), return_inverse=True)
+        self._counts = torch.zeros_like(self._places).index_add_(0, into, torch.cat(counts))
+        self._waiting = []
+
+    def found(self) -> tuple[Tensor, Tensor]:
+        """The numbers that occur, ascending, and how often: on the CPU."""
+        if self._all is not None:
+            places = self._all.nonzero().flatten()
+            return places.cpu(), self._all[places].cpu()
+        self._merge()
+        return self._places.cpu(), self._counts.cpu()
