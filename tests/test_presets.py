@@ -14,7 +14,9 @@ import pytest
 import yaml
 
 from clpdd.catalogue.datasets import entry
+from clpdd.catalogue.passes import COUNTED
 from clpdd.cli.cost import encoder_pass, estimate
+from clpdd.cli.counting import count_pass
 from clpdd.cli.dry_run import dry_run
 from clpdd.cli.main import main
 from clpdd.cli.presets import apply_preset, preset, preset_names
@@ -201,6 +203,20 @@ def test_passes_are_counted_on_the_architecture() -> None:
         encoder_pass("vit_base_patch14_dinov2.lvd142m", 224).macs
         < encoder_pass("vit_base_patch14_dinov2.lvd142m").macs / 5
     )
+
+
+def test_the_encoders_of_the_presets_cost_what_is_listed() -> None:
+    """Their passes are listed, so that ``clpdd preset`` builds no model; a new preset's encoder belongs there too."""
+    known = [parse_settings(preset(f"digits-{encoder}", FOLDER)) for encoder in ENCODERS]
+    asked = {
+        (own.model or name, own.image_size) for s in known for e in s.encoders for name, own in s.members(e).items()
+    }
+    assert asked == {*COUNTED}
+    for key, listed in COUNTED.items():
+        found = count_pass(*key)
+        assert (found.dim, found.size, found.weights) == (listed.dim, listed.size, listed.weights)
+        assert found.macs == pytest.approx(listed.macs, rel=1e-3)
+        assert found.activations == pytest.approx(listed.activations, rel=0.1)  # what kernels keep: torch's affair
 
 
 def test_costs_follow_the_settings() -> None:

@@ -40,11 +40,30 @@ __all__ = [
     "preset",
     "pretrain",
     "probe",
+    "refuse_settings",
     "report",
     "results",
 ]
 
 log = logging.getLogger(__name__)
+
+
+_WITH_SETTINGS = ("dry-run", "index", "cache", "kernels", "distill", "evaluate", "benchmark", "ablate")
+"""Commands that cannot do without a settings file, and import torch."""
+
+
+def refuse_settings(options: argparse.Namespace) -> None:
+    """Raise ``SettingsError`` for what a command would refuse in its settings file, before torch is imported."""
+    from ..config.loading import load_settings
+
+    if options.command not in _WITH_SETTINGS:
+        return
+    settings = load_settings(options.params)
+    if getattr(options, "encoder", None) is not None:
+        settings.refuse_unlisted_encoder(options.encoder)
+        settings.members(options.encoder)  # refuses one that lacks weights
+    if getattr(options, "method", None) is not None:
+        settings.variant(options.method)
 
 
 def preset(options: argparse.Namespace) -> None:
@@ -155,23 +174,25 @@ def draw(options: argparse.Namespace) -> None:
 
 
 def report(options: argparse.Namespace) -> None:
-    from ..stages.project import open_project
-    from ..stages.report import run_report
+    from ..config.loading import load_settings
+    from ..stages.report import update_report
+    from ..storage.layout import Layout
 
-    paths = run_report(open_project(options.params, options.data))
+    paths = update_report(Layout(options.data), load_settings(options.params))
     log.info("report: %s", paths["report.html"].resolve())
 
 
 def results(options: argparse.Namespace) -> None:
+    from ..config.loading import load_settings
     from ..report.table import result_csv, result_json, result_table
-    from ..stages.project import open_project
-    from ..stages.report import page_is_current, run_report
+    from ..stages.report import page_is_current, update_report
+    from ..storage.layout import Layout
 
-    project = open_project(options.params, options.data)
-    if not page_is_current(project):  # DVC brought results back from its cache, but keeps no page
-        run_report(project)
+    settings, layout = load_settings(options.params), Layout(options.data)
+    if not page_is_current(layout):  # DVC brought results back from its cache, but keeps no page
+        update_report(layout, settings)
     form = result_json if options.json else result_csv if options.csv else result_table
-    print(form(project.layout))
+    print(form(layout))
 
 
 def _encoder(options: argparse.Namespace, settings: Settings, name: str) -> Encoder:
@@ -200,10 +221,11 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def probe(options: argparse.Namespace) -> None:
+    settings = _settings(options)  # refused before torch is imported
     from ..distilled.dataset import DistilledSet
     from ..probe.classifier import train_classifier
 
-    settings, data = _settings(options), DistilledSet.load(options.distilled)
+    data = DistilledSet.load(options.distilled)
     made_with = data.info.get("encoder", {})
     name = options.encoder or str(made_with.get("name"))
     joined = [member["name"] for member in made_with.get("members", ())]
@@ -221,11 +243,11 @@ def probe(options: argparse.Namespace) -> None:
 def predict(options: argparse.Namespace) -> None:
     import csv
 
+    settings = _settings(options)  # refused before torch is imported
     from ..probe.classifier import Classifier, classify_files, find_images
     from ..probe.confusion import class_of, confusion_in_words
 
     files, classifier = find_images(options.images), Classifier.load(options.classifier)
-    settings = _settings(options)
     encoder = _encoder(options, settings, classifier.encoder["name"])
     classifier.check(encoder)  # before a line is written
     if isinstance(sys.stdout, io.TextIOWrapper):  # paths come out as the bytes they are, whatever the locale

@@ -1,8 +1,8 @@
 """What a configuration will take: counted passes through the encoder, times what one pass costs.
 
-Multiply-accumulates and activations are counted on the architecture itself, built without memory (torch's ``meta``
-device), so any timm model at any image size has them. Seconds need a speed: measured (``clpdd dry-run`` measures this
-machine's) or assumed (``ASSUMED``).
+Multiply-accumulates and activations are counted on the architecture itself, so any timm model at any image size has
+them; those of the presets' encoders are known (``catalogue.passes``). Seconds need a speed: measured (``clpdd
+dry-run`` measures this machine's) or assumed (``ASSUMED``).
 """
 
 from __future__ import annotations
@@ -10,20 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
-
-import timm
-import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..catalogue.datasets import entry
 from ..catalogue.methods import METHODS
+from ..catalogue.passes import COUNTED, Pass
 from ..config.settings import Settings
-from ..encoders.building import REFUSALS, said
-from ..encoders.names import check_architecture
-from ..encoders.shapes import input_shape
-from ..errors import SettingsError
 
 __all__ = ["ASSUMED", "Cost", "Pass", "described", "encoder_pass", "estimate", "whole_pass"]
 
@@ -32,25 +23,6 @@ ASSUMED = 20e12
 A100 class, not measured."""
 
 _BATCH = 96  # views a pass that memory is told for where the settings leave them to the machine
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One image through an encoder.
-
-    Attributes:
-        macs: multiply-accumulates of a forward pass; back into the pixels costs as many again.
-        activations: bytes that are kept for the way back.
-        weights: bytes of the parameters.
-        dim: features per image.
-        size: side of the input in pixels, of one that is not square the longer one.
-    """
-
-    macs: float
-    activations: int
-    weights: int
-    dim: int
-    size: int
 
 
 @dataclass(frozen=True)
@@ -73,38 +45,13 @@ class Cost:
 
 @lru_cache(maxsize=64)
 def encoder_pass(architecture: str, image_size: int | None = None) -> Pass:
-    """Count one image's pass. Raises ``SettingsError`` for an unknown architecture, or a size that it cannot take."""
-    check_architecture(architecture)
-    sized: list[dict[str, Any]] = [] if image_size is None else [{"img_size": image_size}]
-    refused: Exception | None = None
-    # without memory; for models that compute with values while they are built, with it
-    for device, arguments in ((device, own) for device in ("meta", "cpu") for own in (*sized, {})):
-        try:
-            return _counted(architecture, arguments, image_size, device)
-        except REFUSALS as error:
-            refused = refused or error
-    assert refused is not None
-    raise SettingsError(f"{architecture} cannot be used at image size {image_size}: {said(refused)}") from refused
+    """One image's pass, looked up or counted. Raises ``SettingsError`` for an unknown architecture."""
+    known = COUNTED.get((architecture, image_size))
+    if known is not None:
+        return known
+    from .counting import count_pass  # torch and timm take seconds to import
 
-
-def _counted(architecture: str, arguments: dict[str, Any], image_size: int | None, device: str) -> Pass:
-    with torch.device(device):
-        model = timm.create_model(architecture, num_classes=0, **arguments).eval().requires_grad_(False)
-        shape = input_shape(model) if image_size is None else (image_size, image_size)
-        image = torch.empty(1, 3, *shape, requires_grad=True)
-    own = {_storage(p) for p in (*model.parameters(), *model.buffers())}
-    kept: dict[int, Tensor] = {}
-
-    def keep(saved: Tensor) -> Tensor:
-        if _storage(saved) not in own:
-            kept[_storage(saved)] = saved
-        return saved
-
-    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        features = model(image)
-    weights = sum(p.numel() * 4 for p in model.parameters())
-    activations = sum(saved.untyped_storage().nbytes() for saved in kept.values())
-    return Pass(counter.get_total_flops() / 2, activations, weights, int(features.shape[-1]), max(shape))
+    return count_pass(architecture, image_size)
 
 
 def whole_pass(settings: Settings, encoder: str) -> Pass:
@@ -117,10 +64,6 @@ def whole_pass(settings: Settings, encoder: str) -> Pass:
         sum(one.dim for one in passes),
         max(one.size for one in passes),
     )
-
-
-def _storage(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
 
 
 def estimate(settings: Settings, macs_per_second: float = ASSUMED) -> Cost | None:

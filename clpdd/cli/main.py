@@ -140,6 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.command not in _OVER_RANKS:
                 raise SettingsError("runs in one process: start it without torchrun, and with WORLD_SIZE unset")
             on_signal(_stop)
+        commands.refuse_settings(options)
         options.run(options)
     except ClpddError as error:
         print(f"clpdd {options.command}: {error}", file=sys.stderr)

@@ -143,6 +143,11 @@ class Settings(Section):
         joined = self.encoder_options.get(encoder, EncoderOptions()).members
         return {name: self.options(name) for name in joined or (encoder,)}
 
+    def refuse_unlisted_encoder(self, name: str) -> None:
+        """Raise ``SettingsError`` for a name that ``encoders`` does not have."""
+        if name not in self.encoders:
+            raise SettingsError(f"encoder {name!r} is not listed in encoders: {', '.join(self.encoders)}")
+
     def encoder_arguments(self, encoder: str) -> dict[str, Any]:
         """Arguments of ``clpdd.load_encoder``, as JSON values. Raises ``SettingsError`` when one lacks weights."""
         own = {name: found.model_dump(exclude={"members"}) for name, found in self.members(encoder).items()}

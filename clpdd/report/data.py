@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from ..catalogue.methods import METHODS, selects
 from ..catalogue.protocols import PROTOCOLS, bound_of
 from ..config.settings import Settings
-from ..distilled.dataset import DistilledSet
+from ..distilled.reading import StoredSet, read_set
 from ..errors import ArtifactError
 from ..storage.files import read_json, sha256_file, sha256_tree
 from ..storage.layout import Layout
@@ -51,7 +51,7 @@ class Sources:
         digests: SHA-256 of every artifact, by its path below the data folder.
     """
 
-    sets: dict[tuple[str, str], DistilledSet]
+    sets: dict[tuple[str, str], StoredSet]
     results: list[dict[str, Any]]
     details: dict[str, Any]
     kernels: dict[str, dict[str, Any]]
@@ -60,12 +60,12 @@ class Sources:
 
 def read_sources(layout: Layout, settings: Settings) -> Sources:
     """Read everything the report needs. Raises ``ArtifactError`` naming the first file that is missing or damaged."""
-    sets: dict[tuple[str, str], DistilledSet] = {}
+    sets: dict[tuple[str, str], StoredSet] = {}
     digests: dict[str, str] = {}
     for encoder in settings.encoders:
         for method in settings.methods:
             folder = layout.distilled(encoder, method)
-            sets[encoder, method] = DistilledSet.load(folder)
+            sets[encoder, method] = read_set(folder)
             digests[folder.relative_to(layout.root).as_posix()] = sha256_tree(folder)
     kernels: dict[str, dict[str, Any]] = {}
     for encoder in settings.encoders:
@@ -92,7 +92,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
 def read_table(path: Path) -> pa.Table:
     """``results.parquet``. Raises ``ArtifactError`` when it is missing, damaged, empty or lacks a column."""
     try:
-        table = pq.read_table(path, memory_map=False)
+        with pq.ParquetFile(path) as file:  # read_table would import pandas
+            table = file.read()
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} does not exist: run the stage evaluate") from error
     except (pa.ArrowInvalid, OSError) as error:
@@ -209,7 +210,7 @@ def _sentence(images: int, synthetic: bool, top1: float | None, share: float | N
     return f"{sentence}, {share:.0f} % of what all {f'{train:,} ' if train else ''}training images reach."
 
 
-def curves(sets: Mapping[tuple[str, str], DistilledSet]) -> list[dict[str, Any]]:
+def curves(sets: Mapping[tuple[str, str], StoredSet]) -> list[dict[str, Any]]:
     """Loss and validation accuracy by step of every method that optimises, as lists of (step, value) pairs."""
     found = []
     for (encoder, method), distilled in sets.items():
@@ -232,7 +233,7 @@ def gather(sources: Sources, settings: Settings) -> dict[str, Any]:
     summary = summarise(sources.results, settings)
     kernels = sources.kernels[first]
     train = kernels.get("n")
-    head = headline(summary, len(chosen.draws[0]), train, settings)
+    head = headline(summary, len(chosen.first_draw), train, settings)
     return {
         "format": 1,
         "dataset": str(sources.results[0]["dataset"]),

@@ -8,11 +8,12 @@ from importlib import metadata
 from typing import Any
 
 import jinja2
+import numpy as np
 from markupsafe import Markup, escape
 
 from ..catalogue.protocols import PROTOCOLS, bound_of
 from ..config.settings import Settings
-from ..distilled.dataset import DistilledSet
+from ..distilled.reading import StoredSet
 from ..storage.layout import Layout
 from . import figures
 from .classes import LISTED
@@ -51,7 +52,7 @@ _LIBRARIES = (
 
 def render(
     facts: dict[str, Any],
-    sets: Mapping[tuple[str, str], DistilledSet],
+    sets: Mapping[tuple[str, str], StoredSet],
     clocks: list[dict[str, Any]],
     layout: Layout,
     settings: Settings,
@@ -131,14 +132,14 @@ _FILTERS: dict[str, Callable[..., Any]] = {
 
 def _gallery(
     facts: dict[str, Any],
-    sets: Mapping[tuple[str, str], DistilledSet],
+    sets: Mapping[tuple[str, str], StoredSet],
     encoder: str,
     layout: Layout,
     settings: Settings,
 ) -> dict[str, Any]:
     """The main method's images by class, in rows beside the most central real ones and the start."""
     method, share = facts["headline"]["method"], len(settings.encoders)
-    chosen = sets[encoder, method].draws[0]
+    chosen = sets[encoder, method].first_draw
     start = sets[encoder, method].start
     rows = [
         ("Distilled" if facts["headline"]["synthetic"] else TITLES.get(method, method), chosen.images, chosen.labels)
@@ -152,11 +153,9 @@ def _gallery(
         rows.append(("Start", start, chosen.labels))
     names, shown = chosen.class_names, range(min(chosen.classes, settings.report.max_classes))
     per_class = _IMAGES_PER_CLASS if len(shown) <= _CLASSES_IN_FULL else 1
-    found = [
-        [(i, (labels == c).nonzero().flatten()[:per_class]) for i, (_, _, labels) in enumerate(rows)] for c in shown
-    ]
-    tensors = [rows[i][1][int(k)] for cells in found for i, picks in cells for k in picks]
-    pictures = iter(fit(tensors, _GALLERY_BYTES // share))
+    found = [[(i, np.flatnonzero(labels == c)[:per_class]) for i, (_, _, labels) in enumerate(rows)] for c in shown]
+    arrays = [rows[i][1][int(k)] for cells in found for i, picks in cells for k in picks]
+    pictures = iter(fit(arrays, _GALLERY_BYTES // share))
     classes = [{"name": names[c], "cells": [[next(pictures) for _ in picks] for _, picks in found[c]]} for c in shown]
     step = settings.report.images_per_row
     return {
@@ -174,10 +173,10 @@ def _gallery(
     }
 
 
-def _others(chosen: DistilledSet, first: int, budget: int) -> list[dict[str, Any]]:
+def _others(chosen: StoredSet, first: int, budget: int) -> list[dict[str, Any]]:
     """A small first image of every class beyond those in the gallery."""
     classes = range(first, min(chosen.classes, first + _OTHER_CLASSES))
-    picks = [(c, (chosen.labels == c).nonzero().flatten()[:1].tolist()) for c in classes]
+    picks = [(c, np.flatnonzero(chosen.labels == c)[:1].tolist()) for c in classes]
     pictures: list[Picture] = fit([chosen.images[k[0]] for _, k in picks if k], budget)
     made = iter(pictures)
     return [{"name": chosen.class_names[c], "picture": next(made)} for c, k in picks if k]

@@ -19,7 +19,6 @@ from ..encoders.encoder import Encoder, require_square
 from ..encoders.loading import load_encoder, resolve_device
 from ..encoders.names import check_architecture
 from ..encoders.shapes import registered_shape
-from ..errors import SettingsError
 from ..storage.layout import Layout
 from ..storage.ownership import take
 from ..storage.work import WorkFolder
@@ -121,8 +120,7 @@ class Project:
 
     def encoder(self, name: str) -> Encoder:
         """One of the configured encoders, on the configured device."""
-        if name not in self.settings.encoders:
-            raise SettingsError(f"encoder {name!r} is not listed in encoders: {', '.join(self.settings.encoders)}")
+        self.settings.refuse_unlisted_encoder(name)
         return load_encoder(**self.encoder_arguments(name))
 
     def take(self, stage: str, item: str, target: Path, *keys: str, encoder: str | None = None, **values: Any) -> None:

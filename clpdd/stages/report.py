@@ -20,7 +20,7 @@ from ..storage.work import exclusive
 if TYPE_CHECKING:
     from .project import Project
 
-__all__ = ["page_is_current", "run_report", "write_report"]
+__all__ = ["page_is_current", "run_report", "update_report", "write_report"]
 
 
 def write_report(layout: Layout, settings: Settings, out: Path | None = None) -> dict[str, Path]:
@@ -52,17 +52,22 @@ def write_report(layout: Layout, settings: Settings, out: Path | None = None) ->
     return {name: out / name for name in contents}
 
 
-def run_report(project: Project) -> dict[str, Path]:
-    """The result page."""
-    with exclusive(project.layout.work, "report", project.settings.runtime.wait_seconds):
-        paths = write_report(project.layout, project.settings)
-        write_json(_drawn(project), {"report.json": sha256_file(paths["report.json"])})
+def update_report(layout: Layout, settings: Settings) -> dict[str, Path]:
+    """``write_report`` into the project's own folder, while nobody else does, noting which numbers the page shows."""
+    with exclusive(layout.work, "report", settings.runtime.wait_seconds):
+        paths = write_report(layout, settings)
+        write_json(_drawn(layout), {"report.json": sha256_file(paths["report.json"])})
         return paths
 
 
-def page_is_current(project: Project) -> bool:
+def run_report(project: Project) -> dict[str, Path]:
+    """The result page."""
+    return update_report(project.layout, project.settings)
+
+
+def page_is_current(layout: Layout) -> bool:
     """Whether ``report.html``, which DVC does not keep, shows the numbers of the present ``report.json``."""
-    results, note = project.layout.results, _drawn(project)
+    results, note = layout.results, _drawn(layout)
     if not (results / "report.json").exists():
         return True
     if not ((results / "report.html").exists() and note.exists()):
@@ -70,5 +75,5 @@ def page_is_current(project: Project) -> bool:
     return bool(read_json(note) == {"report.json": sha256_file(results / "report.json")})
 
 
-def _drawn(project: Project) -> Path:
-    return project.layout.work / "report" / "drawn.json"
+def _drawn(layout: Layout) -> Path:
+    return layout.work / "report" / "drawn.json"
