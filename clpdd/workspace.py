@@ -26,7 +26,7 @@ from .errors import ArtifactError, SettingsError
 from .features.kernels import Kernels
 from .features.store import FeatureStore
 from .optimise.context import OnProgress, Watch
-from .probe.classifier import Classifier, Prediction, classify_files, find_images, train_classifier
+from .probe.classifier import Classifier, Prediction, chosen_in_words, classify_files, find_images, train_classifier
 from .report.recovered import recovered_settings
 from .report.results import Results
 from .stages.cache import cache_features
@@ -196,7 +196,7 @@ class Workspace:
         method: str = "clp",
         settings: EvaluateSettings | None = None,
         *,
-        protocol: str = "sgd",
+        protocol: str = "best",
         out: Path | str | None = None,
     ) -> Classifier:
         """A ready classifier from one distilled set alone.
@@ -204,10 +204,14 @@ class Workspace:
         Args:
             method: of a set distilled before.
             settings: of the probe; those of ``evaluate``.
-            protocol: ``"sgd"`` or ``"closed_form"``.
+            protocol: ``"closed_form"``, ``"closed_form_clean"``, ``"sgd"``, or ``"best"``: the one of them that does
+                best on validation images.
             out: a ``.safetensors`` file to write it to.
         """
-        made = train_classifier(self.distilled(method), self.encoder, settings, protocol=protocol, seed=self.seed)
+        data, store = self.distilled(method), self.layout.features(self.encoder.name, "validation")
+        validation = FeatureStore.open(store) if protocol == "best" and store.exists() else None
+        made = train_classifier(data, self.encoder, settings, protocol=protocol, validation=validation, seed=self.seed)
+        log.info("%s", chosen_in_words(made))
         if out is not None:
             made.save(out)
         return made
