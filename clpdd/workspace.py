@@ -29,6 +29,8 @@ from .optimise.context import OnProgress, Watch
 from .probe.classifier import Classifier, Prediction, chosen_in_words, classify_files, find_images, train_classifier
 from .report.recovered import recovered_settings
 from .report.results import Results
+from .report.shown import ShownFeatures, ShownKernels
+from .runtime.notebook import html_table
 from .stages.cache import cache_features
 from .stages.distill import distill
 from .stages.evaluate import evaluate, evaluation_data
@@ -118,7 +120,8 @@ class Workspace:
         """Moments and the full-data probe."""
         stores = self.cache()
         target = self.layout.kernels(self.encoder.name)
-        return compute_kernels(stores["train"], stores["validation"], self.kernel_settings, target, self.run)
+        made = compute_kernels(stores["train"], stores["validation"], self.kernel_settings, target, self.run)
+        return ShownKernels.of(made)
 
     def distill(
         self, method: str = "clp", settings: DistillSettings | None = None, on_progress: OnProgress | None = None
@@ -238,10 +241,25 @@ class Workspace:
         """The features of a split, encoded if need be: ``work.features("train").features()`` is ``(N, d)``."""
         if split not in SPLITS:
             raise SettingsError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}")
-        return FeatureStore.open(self.cache()[split])
+        return ShownFeatures.open(self.cache()[split])
+
+    # -- how it shows itself -------------------------------------------------------------------------------------------
+
+    def _methods(self) -> list[str]:
+        """Names of the sets that were distilled with this encoder."""
+        made = self.layout.distilled(self.encoder.name, "clp").parent
+        return sorted(path.parent.name for path in made.glob("*/distilled.json"))
 
     def __repr__(self) -> str:
-        made = self.layout.distilled(self.encoder.name, "clp").parent
-        methods = sorted(path.parent.name for path in made.glob("*/distilled.json"))
+        methods = self._methods()
         told = f", distilled: {', '.join(methods)}" if methods else ""
         return f"Workspace({str(self.layout.root)!r}, {self.encoder.name}{told})"
+
+    def _repr_html_(self) -> str:
+        indexes = [Index.open(self.layout.index(split)) for split in SPLITS if self.layout.index(split).exists()]
+        rows = [(f"{index.split} images", f"{len(index):,}") for index in indexes]
+        rows += [("classes", f"{len(index.class_names):,}") for index in indexes[:1]]
+        rows += [("encoder", f"{self.encoder.name}: {self.encoder.dim} features, images of {self.encoder.size} pixels")]
+        rows += [("distilled", repr(self.distilled(method))) for method in self._methods()]
+        names = [index.dataset for index in indexes[:1]]
+        return html_table(("", ", ".join(names)), rows, f"Workspace {self.layout.root}")
