@@ -25,9 +25,11 @@ from .errors import ArtifactError, SettingsError
 from .features.kernels import Kernels
 from .features.store import FeatureStore
 from .optimise.context import OnProgress, Watch
-from .probe.classifier import Classifier, Prediction, classify_files, find_images, train_classifier
+from .probe.classifier import Classifier, Prediction, chosen_in_words, classify_files, find_images, train_classifier
 from .report.recovered import recovered_settings
 from .report.results import Results
+from .report.shown import ShownFeatures, ShownKernels
+from .runtime.notebook import html_table
 from .stages.cache import cache_features
 from .stages.distill import distill
 from .stages.evaluate import evaluate, evaluation_data
@@ -116,7 +118,8 @@ class Workspace:
         """Moments and the full-data probe."""
         stores = self.cache()
         target = self.layout.kernels(self.encoder.name)
-        return compute_kernels(stores["train"], stores["validation"], self.kernel_settings, target, self.run)
+        made = compute_kernels(stores["train"], stores["validation"], self.kernel_settings, target, self.run)
+        return ShownKernels.of(made)
 
     def distill(
         self, method: str = "clp", settings: DistillSettings | None = None, on_progress: OnProgress | None = None
@@ -194,7 +197,7 @@ class Workspace:
         method: str = "clp",
         settings: EvaluateSettings | None = None,
         *,
-        protocol: str = "sgd",
+        protocol: str = "best",
         out: Path | str | None = None,
     ) -> Classifier:
         """A ready classifier from one distilled set alone.
@@ -202,10 +205,14 @@ class Workspace:
         Args:
             method: of a set distilled before.
             settings: of the probe; those of ``evaluate``.
-            protocol: ``"sgd"`` or ``"closed_form"``.
+            protocol: ``"closed_form"``, ``"closed_form_clean"``, ``"sgd"``, or ``"best"``: the one of them that does
+                best on validation images.
             out: a ``.safetensors`` file to write it to.
         """
-        made = train_classifier(self.distilled(method), self.encoder, settings, protocol=protocol, seed=self.seed)
+        data, store = self.distilled(method), self.layout.features(self.encoder.name, "validation")
+        validation = FeatureStore.open(store) if protocol == "best" and store.exists() else None
+        made = train_classifier(data, self.encoder, settings, protocol=protocol, validation=validation, seed=self.seed)
+        log.info("%s", chosen_in_words(made))
         if out is not None:
             made.save(out)
         return made
@@ -232,10 +239,25 @@ class Workspace:
         """The features of a split, encoded if need be: ``work.features("train").features()`` is ``(N, d)``."""
         if split not in SPLITS:
             raise SettingsError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}")
-        return FeatureStore.open(self.cache()[split])
+        return ShownFeatures.open(self.cache()[split])
+
+    # -- how it shows itself -------------------------------------------------------------------------------------------
+
+    def _methods(self) -> list[str]:
+        """Names of the sets that were distilled with this encoder."""
+        made = self.layout.distilled(self.encoder.name, "clp").parent
+        return sorted(path.parent.name for path in made.glob("*/distilled.json"))
 
     def __repr__(self) -> str:
-        made = self.layout.distilled(self.encoder.name, "clp").parent
-        methods = sorted(path.parent.name for path in made.glob("*/distilled.json"))
+        methods = self._methods()
         told = f", distilled: {', '.join(methods)}" if methods else ""
         return f"Workspace({str(self.layout.root)!r}, {self.encoder.name}{told})"
+
+    def _repr_html_(self) -> str:
+        indexes = [Index.open(self.layout.index(split)) for split in SPLITS if self.layout.index(split).exists()]
+        rows = [(f"{index.split} images", f"{len(index):,}") for index in indexes]
+        rows += [("classes", f"{len(index.class_names):,}") for index in indexes[:1]]
+        rows += [("encoder", f"{self.encoder.name}: {self.encoder.dim} features, images of {self.encoder.size} pixels")]
+        rows += [("distilled", repr(self.distilled(method))) for method in self._methods()]
+        names = [index.dataset for index in indexes[:1]]
+        return html_table(("", ", ".join(names)), rows, f"Workspace {self.layout.root}")

@@ -20,6 +20,7 @@ from manual.columns import columns
 from manual.commands import commands_reference
 from manual.equations import draw_equations
 from manual.network import outside_requests
+from manual.notebook import notebook_page
 from manual.presets import presets_reference
 from manual.settings import settings_reference
 from manual.stages import stages_reference
@@ -31,6 +32,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "settings": lambda: settings_reference(ROOT / "params.yaml"),
     "commands": lambda: commands_reference(build_parser()),
     "python": api_reference,
+    "notebook": notebook_page,
     "index-columns": lambda: columns(INDEX),
     "results-columns": lambda: columns(RESULTS),
     "presets": lambda: presets_reference(ROOT / "presets"),

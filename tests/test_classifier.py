@@ -27,7 +27,14 @@ from clpdd.distilled.dataset import DistilledSet
 from clpdd.encoders.calling import encode
 from clpdd.errors import ArtifactError, DataError, ResourceError, SettingsError
 from clpdd.features.store import FeatureStore
-from clpdd.probe.classifier import Classifier, classify_files, find_images, train_classifier
+from clpdd.probe.classifier import (
+    PROBES,
+    Classifier,
+    chosen_in_words,
+    classify_files,
+    find_images,
+    train_classifier,
+)
 from clpdd.stages.distill import distill
 from tests.runs import variant
 
@@ -55,6 +62,53 @@ def test_it_classifies_real_images_that_it_never_saw(world: World, data: Distill
     scores = made(test.features())
     torch.testing.assert_close(scores.sum(1), torch.ones(len(test)))
     assert (scores.argmax(1) == test.labels).double().mean() > 0.7
+
+
+def test_by_default_the_probe_is_the_one_that_does_best_on_validation_images(world: World, data: DistilledSet) -> None:
+    store = FeatureStore.open(world.layout.features(world.encoder.name, "validation"))
+    chosen = train_classifier(data, world.encoder, QUICK, validation=store)
+    tried = chosen.info["validation"]["top1"]
+    assert list(tried) == list(PROBES)
+    for name, value in tried.items():
+        made = train_classifier(data, world.encoder, QUICK, protocol=name)
+        right = made(store.features()).argmax(1) == store.labels
+        assert 100 * right.double().mean().item() == pytest.approx(value, abs=1e-3)
+        if name == chosen.info["protocol"]:
+            assert torch.equal(made.weight, chosen.weight)
+    assert tried[chosen.info["protocol"]] == max(tried.values())
+    assert f"the best on {len(store)} validation images (closed_form " in chosen_in_words(chosen)
+
+
+def test_without_validation_images_it_is_the_closed_form_and_strange_ones_are_refused(
+    world: World, data: DistilledSet
+) -> None:
+    alone = train_classifier(data, world.encoder, QUICK)
+    assert alone.info["protocol"] == "closed_form"
+    assert chosen_in_words(alone) == "the probe is closed_form: no validation images chose it"
+    store = FeatureStore.open(world.layout.features(world.encoder.name, "validation"))
+    store.class_names = store.class_names[::-1]
+    with pytest.raises(ArtifactError, match="differs in classes: name a probe with --protocol"):
+        train_classifier(data, world.encoder, QUICK, validation=store)
+
+
+def test_views_that_nothing_augments_are_no_probe_of_their_own(world: World, data: DistilledSet) -> None:
+    plain = QUICK.model_copy(update={"augment": AugmentSettings(flip=0.0, crop=False)})
+    store = FeatureStore.open(world.layout.features(world.encoder.name, "validation"))
+    made = train_classifier(data, world.encoder, plain, validation=store)
+    assert list(made.info["validation"]["top1"]) == ["closed_form", "sgd"]
+
+
+def test_the_command_finds_the_validation_images_beside_the_set(
+    world: World, data: DistilledSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = world.encoder.name
+    data.save(tmp_path / "elsewhere" / "distilled" / name / "clp")
+    (tmp_path / "elsewhere" / "features").symlink_to(world.layout.root / "features")
+    (tmp_path / "quick.yaml").write_text("evaluate: {views: 2, epochs: 5}")
+    line = ["--params", "quick.yaml", "probe", f"elsewhere/distilled/{name}/clp", "--out", "out.safetensors"]
+    assert main(line) == 0
+    assert set(Classifier.load("out.safetensors").info["validation"]["top1"]) == set(PROBES)
 
 
 @pytest.mark.parametrize("protocol", ["sgd", "closed_form"])
@@ -173,7 +227,7 @@ def test_a_folder_is_looked_through_as_for_an_index(tmp_path: Path) -> None:
 
 
 def test_refusals(world: World, data: DistilledSet, classifier: Classifier, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="sgd or closed_form"):
+    with pytest.raises(SettingsError, match="one of best, closed_form, closed_form_clean, sgd"):
         train_classifier(data, world.encoder, QUICK, protocol="svm")
     empty = DistilledSet(
         torch.zeros(0, 3, 1, 1, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64), ["a"], {"method": "full"}

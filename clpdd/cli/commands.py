@@ -11,7 +11,7 @@ import io
 import logging
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from ..storage.files import try_writing
 if TYPE_CHECKING:
     from ..config.settings import Settings
     from ..encoders.encoder import Encoder
+    from ..features.store import FeatureStore
     from ..stages.project import Project
 
 __all__ = [
@@ -223,7 +224,8 @@ def _settings(options: argparse.Namespace) -> Settings:
 def probe(options: argparse.Namespace) -> None:
     settings = _settings(options)  # refused before torch is imported
     from ..distilled.dataset import DistilledSet
-    from ..probe.classifier import train_classifier
+    from ..probe.classifier import chosen_in_words, train_classifier
+    from ..storage.layout import Layout
 
     data = DistilledSet.load(options.distilled)
     made_with = data.info.get("encoder", {})
@@ -236,8 +238,23 @@ def probe(options: argparse.Namespace) -> None:
         )
     try_writing(options.out)
     encoder = _encoder(options, settings, name)
-    train_classifier(data, encoder, settings.evaluate, protocol=options.protocol, seed=settings.seed).save(options.out)
+    store = None
+    if options.protocol == "best":  # beside the set, wherever it lies: ROOT/distilled/ENCODER/METHOD
+        roots = [options.data, *options.distilled.resolve().parents[2:3]]
+        store = _validation([Layout(root).features(encoder.name, "validation") for root in roots])
+    made = train_classifier(
+        data, encoder, settings.evaluate, protocol=options.protocol, validation=store, seed=settings.seed
+    )
+    made.save(options.out)
+    log.info("%s", chosen_in_words(made))
     log.info("classifier of %d classes: %s", data.classes, options.out)
+
+
+def _validation(stores: Sequence[Path]) -> FeatureStore | None:
+    """The first of the stores that is there."""
+    from ..features.store import FeatureStore
+
+    return next((FeatureStore.open(path) for path in stores if path.exists()), None)
 
 
 def predict(options: argparse.Namespace) -> None:

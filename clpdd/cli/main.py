@@ -106,7 +106,12 @@ def _hand_over(add: Callable[..., argparse.ArgumentParser]) -> None:
     probe = add("probe", commands.probe, "train a ready classifier from a distilled dataset alone")
     probe.add_argument("distilled", type=Path, help="folder of a distilled dataset")
     probe.add_argument("--encoder", help="default: the one it was distilled with")
-    probe.add_argument("--protocol", choices=["sgd", "closed_form"], default="sgd", help="default: sgd")
+    text = "how it is trained: best (default) takes the one that does best on the features of validation images, or "
+    text += "closed_form where there are none; closed_form is ridge regression on augmented views of the images, "
+    text += "closed_form_clean on the images as they are, sgd the protocol of the field"
+    probe.add_argument(
+        "--protocol", choices=["best", "closed_form", "closed_form_clean", "sgd"], default="best", help=text
+    )
     probe.add_argument("--out", type=Path, required=True, help=".safetensors file to write")
     predict = add("predict", commands.predict, "classify image files with a classifier made by probe")
     predict.add_argument("classifier", type=Path, help=".safetensors file made by probe")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,25 @@ from ..distilled.dataset import DistilledSet
 from ..encoders.calling import encode
 from ..encoders.encoder import Encoder
 from ..errors import ArtifactError, DataError, SettingsError
+from ..features.store import FeatureStore
 from ..storage.files import canonical_json, write_bytes
 from .calibration import fit_temperature
 from .closed_form import fit_ridge
+from .linear import Probes
 from .sgd import fit_sgd
 from .views import Stream, ViewBank, encode_clean, encode_views
 
-__all__ = ["Classifier", "Prediction", "classify_files", "find_images", "train_classifier"]
+__all__ = ["PROBES", "Classifier", "Prediction", "chosen_in_words", "classify_files", "find_images", "train_classifier"]
+
+PROBES = ("closed_form", "closed_form_clean", "sgd")
+"""Ways to train a classifier: the ridge probe on augmented views, on the images as they are, and SGD on views."""
 
 FORMAT = 1
 _CALIBRATION_VIEWS = 20  # of each image
+_ROWS = 4096  # of real features, scored at once
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Classifier:
     """A linear classifier over the features of one frozen encoder.
 
@@ -54,6 +61,11 @@ class Classifier:
     def __call__(self, features: Tensor) -> Tensor:
         """Class probabilities ``(b, C)`` of features ``(b, d)``."""
         return torch.nn.functional.linear(features, self.weight.to(features), self.bias.to(features)).softmax(1)
+
+    def __repr__(self) -> str:
+        trained = f"{self.info.get('images', '?')} images of {self.info.get('method', '?')}"
+        how = self.info.get("protocol", "?")
+        return f"Classifier({len(self.class_names)} classes over {self.encoder.get('name')}: {how} on {trained})"
 
     def save(self, path: Path | str) -> None:
         """Write a safetensors file with ``weight``, ``bias`` and the rest as metadata, whole or not at all."""
@@ -96,7 +108,8 @@ def train_classifier(
     encoder: Encoder,
     settings: EvaluateSettings | None = None,
     *,
-    protocol: str = "sgd",
+    protocol: str = "best",
+    validation: FeatureStore | None = None,
     seed: int = 0,
 ) -> Classifier:
     """Train a linear classifier on a distilled set and nothing else.
@@ -108,54 +121,115 @@ def train_classifier(
         data: the set; of a method with several draws the first one is used.
         encoder: any frozen encoder, also another than the set was distilled with.
         settings: all but ``protocols``, ``seeds`` and ``random_draws`` are used.
-        protocol: ``"sgd"`` or ``"closed_form"``, as in evaluation. The latter centres by the mean feature of the
-            real images, which the set keeps for the encoder it was distilled with; with another one by the mean of the
-            set's own views.
+        protocol: one of ``PROBES``, or ``"best"``: the one with the highest top-1 on ``validation``, and
+            ``"closed_form"``, which sets are optimised for, where there is none. Closed forms centre by the mean
+            feature of the real images, which the set keeps for the encoder it was distilled with; with another one by
+            the mean of the set's own views.
+        validation: features of real images by the same encoder, with the classes of the set. They choose among
+            ``PROBES``, which is all they do: no weight is fitted to them.
 
     Raises:
+        ArtifactError: ``validation`` has other classes, or was made by another encoder.
         DataError: the set holds no images (method ``full``).
         SettingsError: an unknown protocol.
     """
     settings = settings or EvaluateSettings()
+    if protocol not in (*PROBES, "best"):
+        raise SettingsError(f"protocol is {protocol!r}; it must be one of best, {', '.join(PROBES)}")
     if not len(data):
         raise DataError(f"the set made by {data.name} holds no images, so nothing can be trained on it")
     encoder.require_square("training a classifier on a distilled set")
-    chosen, stream = data.draws[0], Stream(seed, 0)
-    views = max(1, settings.views)
-
-    def view(which: range) -> Tensor:
-        """Numbered views ``(1, V, n, d)``, or the images as they are where nothing is augmented."""
-        if not settings.augment.active:
-            return encode_clean(encoder, chosen.images[None], settings.encoder_batch, settings.precision)[:, None]
-        batch, precision = settings.encoder_batch, settings.precision
-        return encode_views(encoder, [chosen.images], [stream], which, settings.augment, batch, precision)
-
-    bank = view(range(views))
-    labels = chosen.targets[None]
-    if protocol == "sgd":
-        probes = fit_sgd(
-            ViewBank(bank, [stream]),
-            labels,
-            data.classes,
-            [stream],
-            epochs=settings.epochs,
-            learning_rate=settings.learning_rate,
-        )
-    elif protocol == "closed_form":
-        Z = bank.flatten(1, 2)
-        targets = torch.cat([labels] * bank.shape[1], dim=1)
-        mean = _centre(data, encoder, Z[0])
-        probes = fit_ridge(Z, targets, data.classes, mean, settings.ridge, encoder.parts)
-    else:
-        raise SettingsError(f"protocol is {protocol!r}; it must be sgd or closed_form")
+    lesson = _Lesson(data, encoder, settings, seed)
     used = settings.model_dump(mode="json", include={"views", "augment", "epochs", "learning_rate", "ridge"})
-    info = {"dataset": data.info.get("dataset"), "method": data.name, "images": len(chosen), "protocol": protocol}
-    weight, bias = probes.weights[0].T.cpu(), probes.bias[0].cpu()
-    further = view(range(views, views + min(views, _CALIBRATION_VIEWS)))[0].float().cpu()  # (V, n, d)
+    info = {"dataset": data.info.get("dataset"), "method": data.name, "images": len(lesson.chosen)}
+    if protocol == "best" and validation is not None and len(validation):
+        _refuse_other(validation, data, encoder)
+        probes = {name: lesson.probe(name) for name in lesson.different}
+        top1 = {name: _top1(probe, validation) for name, probe in probes.items()}
+        protocol = max(top1, key=lambda name: top1[name])  # of equal ones the first
+        probe = probes[protocol]
+        info |= {"validation": {"images": len(validation), "top1": top1}}
+    else:
+        protocol = PROBES[0] if protocol == "best" else protocol
+        probe = lesson.probe(protocol)
+    weight, bias = probe.weights[0].T.cpu(), probe.bias[0].cpu()
+    further = lesson.further()  # (V, n, d)
     logits = torch.nn.functional.linear(further.flatten(0, 1), weight, bias)
-    temperature = fit_temperature(logits, torch.cat([chosen.targets.cpu()] * len(further)))
-    info |= {"temperature": temperature, "settings": used | {"seed": seed}}
+    temperature = fit_temperature(logits, torch.cat([lesson.chosen.targets.cpu()] * len(further)))
+    info |= {"protocol": protocol, "temperature": temperature, "settings": used | {"seed": seed}}
     return Classifier(weight / temperature, bias / temperature, data.class_names, encoder.describe(), info)
+
+
+def chosen_in_words(classifier: Classifier) -> str:
+    """Which probe a classifier is, and by what it was chosen."""
+    info = classifier.info
+    if "validation" not in info:
+        return f"the probe is {info['protocol']}: no validation images chose it"
+    tried = ", ".join(f"{name} {value:.1f} %" for name, value in info["validation"]["top1"].items())
+    return f"the probe is {info['protocol']}: the best on {info['validation']['images']:,} validation images ({tried})"
+
+
+class _Lesson:
+    """A set's features, encoded once for all probes that are trained on them."""
+
+    def __init__(self, data: DistilledSet, encoder: Encoder, settings: EvaluateSettings, seed: int) -> None:
+        self.data, self.chosen, self.encoder, self.settings = data, data.draws[0], encoder, settings
+        self.stream, self.views = Stream(seed, 0), max(1, settings.views)
+
+    @property
+    def different(self) -> Sequence[str]:
+        """``PROBES`` that are not the same: views of images that nothing augments are the images as they are."""
+        return PROBES if self.settings.augment.active else [name for name in PROBES if name != "closed_form_clean"]
+
+    def _view(self, which: range) -> Tensor:
+        """Numbered views ``(1, V, n, d)``, or the images as they are where nothing is augmented."""
+        batch, precision, augment = self.settings.encoder_batch, self.settings.precision, self.settings.augment
+        if not augment.active:
+            return self._clean[:, None]
+        return encode_views(self.encoder, [self.chosen.images], [self.stream], which, augment, batch, precision)
+
+    @cached_property
+    def _bank(self) -> Tensor:
+        return self._view(range(self.views))
+
+    @cached_property
+    def _clean(self) -> Tensor:
+        """``(1, n, d)``."""
+        batch, precision = self.settings.encoder_batch, self.settings.precision
+        return encode_clean(self.encoder, self.chosen.images[None], batch, precision)
+
+    def further(self) -> Tensor:
+        """Views ``(V, n, d)`` float32 that no probe is trained on."""
+        return self._view(range(self.views, self.views + min(self.views, _CALIBRATION_VIEWS)))[0].float().cpu()
+
+    def probe(self, protocol: str) -> Probes:
+        """One probe, by one of ``PROBES``."""
+        settings, classes, labels = self.settings, self.data.classes, self.chosen.targets[None]
+        if protocol == "sgd":
+            views, rate = ViewBank(self._bank, [self.stream]), settings.learning_rate
+            return fit_sgd(views, labels, classes, [self.stream], epochs=settings.epochs, learning_rate=rate)
+        bank = self._clean[:, None] if protocol == "closed_form_clean" else self._bank
+        Z, targets = bank.flatten(1, 2), torch.cat([labels] * bank.shape[1], dim=1)
+        mean = _centre(self.data, self.encoder, Z[0])
+        return fit_ridge(Z, targets, classes, mean, settings.ridge, self.encoder.parts)
+
+
+def _top1(probe: Probes, store: FeatureStore) -> float:
+    """Percent of a store's rows that a single probe takes rightly."""
+    weight, bias = probe.weights[0].cpu(), probe.bias[0].cpu()
+    right = sum(int(((Z @ weight + bias).argmax(1) == labels).sum()) for Z, labels in store.blocks(_ROWS))
+    return round(100 * right / len(store), 4)
+
+
+def _refuse_other(store: FeatureStore, data: DistilledSet, encoder: Encoder) -> None:
+    wrong = [key for key, value in encoder.describe().items() if key != "name" and store.encoder.get(key) != value]
+    if store.class_names != data.class_names:
+        wrong.append("classes")
+    if wrong:
+        raise ArtifactError(
+            f"{store.path} is of another encoder or dataset than the set and differs in {', '.join(wrong)}: name a "
+            f"probe with --protocol, one of {', '.join(PROBES)}"
+        )
 
 
 def _centre(data: DistilledSet, encoder: Encoder, Z: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from html import escape
 from statistics import fmean
 from typing import Any
 
-from ..runtime.notebook import html_table, optional
+from ..runtime.notebook import figure_of, html_table, optional
 from ..storage.layout import Layout
 from .data import read_table
 from .lines import COLUMNS, headline_of
@@ -56,13 +56,12 @@ class Results(dict[str, dict[str, float]]):
 
         Raises ``ResourceError`` where matplotlib is not installed.
         """
-        figures = optional("matplotlib.figure", "plot")
         shown = [line for line in self.lines if line["method"] != "full" and line["top1"] is not None]
         panels: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
         for line in shown:
             panels.setdefault((line["eval_encoder"], line["protocol"], line["views"]), []).append(line)
         most = max((len(lines) for lines in panels.values()), default=1)
-        figure = figures.Figure(figsize=(7, (0.8 + 0.35 * most) * max(1, len(panels))), layout="constrained")
+        figure = figure_of(7, (0.8 + 0.35 * most) * max(1, len(panels)))
         axes = figure.subplots(max(1, len(panels)), 1, squeeze=False).ravel()
         for axis, ((encoder, protocol, views), lines) in zip(axes, panels.items(), strict=False):
             names = [line["method"] for line in lines]

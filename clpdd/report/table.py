@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import ArtifactError
 from ..storage.layout import Layout
 from .lines import COLUMNS, headline_of, result_lines
-from .words import views_in_words
+from .words import probe_in_words, views_in_words
 
 __all__ = ["aligned", "headline_in_words", "lines_of", "result_csv", "result_json", "result_table", "table_of"]
 
@@ -46,7 +46,7 @@ def result_csv(layout: Layout) -> str:
 
 
 def table_of(lines: list[dict[str, Any]]) -> str:
-    """Lines as a table, and below it the headline in words."""
+    """Lines as a table, and below it what the probes are and the headline in words."""
     several = len({line[key] for line in lines for key in ("distil_encoder", "eval_encoder")}) > 1
     grouped = any(line["worst_group"] is not None for line in lines)
     encoders = ["distilled with", "evaluated with"] if several else []
@@ -60,8 +60,10 @@ def table_of(lines: list[dict[str, Any]]) -> str:
         last = [_percent(line["worst_group"])] if grouped else []
         cells.append([line["protocol"], seen, line["method"], *names, *numbers, *last, str(line["probes"])])
     text = aligned([header, *cells], left=3 + len(encoders))
-    told = headline_in_words(headline_of(lines))
-    return f"{text}\n\n{told}" if told else text
+    meanings = [(name, probe_in_words(name)) for name in dict.fromkeys(line["protocol"] for line in lines)]
+    told = [f"{name}: {meaning}" for name, meaning in meanings if meaning]
+    number = headline_in_words(headline_of(lines))
+    return "\n\n".join([text, "\n".join([*told, *([number] if number else [])])])
 
 
 def _percent(value: float | None, digits: int = 2) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["views_in_words"]
+__all__ = ["probe_in_words", "views_in_words"]
 
 
 def views_in_words(views: str, of_each: bool = True) -> str:
@@ -11,3 +11,15 @@ def views_in_words(views: str, of_each: bool = True) -> str:
     if kind == "bank" and count.isdigit():
         return f"{int(count):,} augmented views{' of each image' if of_each else ''}"
     return {"fresh": "images augmented afresh every epoch", "clean": "images as they are"}.get(views, views)
+
+
+def probe_in_words(protocol: str) -> str:
+    """What a probe is, to those who know it by its name alone; empty for one that needs no words."""
+    return _PROBES.get(protocol, "")
+
+
+_PROBES = {
+    "sgd": "the protocol of the field, a linear layer trained by Adam: compares with numbers of papers",
+    "closed_form": "ridge regression, solved exactly: mostly what `clpdd probe` hands over",
+    "logistic": "logistic regression on all training images, the bound of sgd",
+}

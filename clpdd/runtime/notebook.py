@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import importlib
+import io
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
 from ..errors import ResourceError
 
-__all__ = ["ShownImages", "html_table", "optional", "picture"]
+__all__ = ["ShownImages", "figure_of", "html_table", "optional", "picture"]
 
 _MOST_SHOWN = 100
 
@@ -22,6 +23,22 @@ def optional(name: str, what_for: str) -> Any:
     except ImportError as error:
         package = name.partition(".")[0]
         raise ResourceError(f"{what_for} needs {package}, which is not installed: pip install {package}") from error
+
+
+def figure_of(width: float, height: float) -> Any:
+    """An empty ``matplotlib`` figure, in inches, that a notebook shows without ``%matplotlib inline`` or pyplot.
+
+    Raises ``ResourceError`` where matplotlib is not installed.
+    """
+    kind = optional("matplotlib.figure", "plot").Figure
+
+    class Figure(kind):  # type: ignore[misc, valid-type]  # the class is known where matplotlib is installed
+        def _repr_png_(self) -> bytes:
+            drawn = io.BytesIO()
+            self.savefig(drawn, format="png", dpi=80, metadata={"Software": None})  # no version: equal bytes
+            return drawn.getvalue()
+
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def html_table(header: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "") -> str:
@@ -100,11 +117,10 @@ class ShownImages:
         Raises:
             ResourceError: matplotlib is not installed.
         """
-        figures = optional("matplotlib.figure", "plot")
         count = min(len(self.images), _MOST_SHOWN)
         width = max(1, min(columns, count))
         height = max(1, -(-count // width))
-        figure = figures.Figure(figsize=(1.2 * width, 1.45 * height), layout="constrained")
+        figure = figure_of(1.2 * width, 1.45 * height)
         axes = figure.subplots(height, width, squeeze=False).ravel()
         for axis in axes:
             axis.set_axis_off()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from clpdd.config.settings import Settings
+from clpdd.report.data import gather, read_sources
 from clpdd.report.lines import headline_of, result_lines
 from clpdd.report.table import aligned, result_csv, result_json, result_table, table_of
 from clpdd.storage.layout import Layout
@@ -32,7 +33,7 @@ def line(method: str, protocol: str, views: str, top1: float) -> dict[str, Any]:
     names |= {"distil_encoder": "e", "eval_encoder": "e"}
     share = None if method == "full" else 100 * top1 / 97.8
     scores = {"top1": top1, "top1_std": None, "share_of_full": share, "top5": 100.0, "worst_group": None}
-    return names | {"ipc": 1, "probes": 1} | scores
+    return names | {"ipc": 1, "probes": 1} | scores | {"headline": method == "clp"}
 
 
 def test_lines_of_results_are_sorted(plain: tuple[Layout, Settings]) -> None:
@@ -68,6 +69,16 @@ def test_the_number_is_the_first_probe_of_what_a_method_made(plain: tuple[Layout
     assert chosen is not None
     assert (chosen["method"], chosen["protocol"], chosen["views"]) == ("clp", "sgd", "bank-100")
     assert headline_of([found for found in lines if found["method"] == "full"]) is None
+
+
+def test_the_report_has_the_same_number(plain: tuple[Layout, Settings]) -> None:
+    layout, settings = plain
+    shown = gather(read_sources(layout, settings), settings)["headline"]
+    lines = result_lines(layout.results / "results.parquet")
+    (chosen,) = [found for found in lines if found["headline"]]
+    assert [shown[name] for name in ("method", "protocol", "views")] == ["clp", "sgd", "bank-100"]
+    assert (shown["top1"]["mean"], shown["share_of_full"]) == (chosen["top1"], chosen["share_of_full"])
+    assert chosen == headline_of(lines)
 
 
 def test_codes_are_said_in_words_and_numbers_stand_below_each_other(plain: tuple[Layout, Settings]) -> None:
