@@ -34,9 +34,11 @@ __all__ = [
     "dry_run",
     "evaluate",
     "export",
+    "features",
     "index",
     "inputs",
     "kernels",
+    "onnx",
     "predict",
     "preset",
     "pretrain",
@@ -290,10 +292,43 @@ def predict(options: argparse.Namespace) -> None:
         raise DataError(f"{unread} of {len(files)} files could not be read; the others are classified")
 
 
+def onnx(options: argparse.Namespace) -> None:
+    from ..probe.classifier import Classifier
+    from ..probe.onnx import require_onnx, write_onnx
+
+    require_onnx()
+    classifier = Classifier.load(options.classifier)
+    try_writing(options.out)
+    encoder = None
+    if options.with_encoder:
+        encoder = _encoder(options, _settings(options), classifier.encoder["name"])
+    difference = write_onnx(classifier, options.out, encoder)
+    what = f"{classifier.encoder['name']} and the probe" if options.with_encoder else "the probe alone"
+    log.info("%s, probabilities as torch's to %.0e by onnxruntime: %s", what, max(difference, 1e-9), options.out)
+
+
 def export(options: argparse.Namespace) -> None:
     from ..distilled.export import export
 
     log.info("written: %s", export(options.distilled, options.to, options.out, options.draw))
+
+
+def features(options: argparse.Namespace) -> None:
+    from ..features.store import FeatureStore
+    from ..features.table import write_features
+    from ..stages.project import open_project
+    from ..storage.layout import SPLITS
+
+    project = open_project(options.params, options.data)
+    encoder = options.encoder or project.settings.encoders[0]
+    if encoder not in project.settings.encoders:
+        raise SettingsError(f"encoder {encoder!r} is not listed in encoders: {', '.join(project.settings.encoders)}")
+    try_writing(options.out)
+    splits = [split for split in SPLITS if split in (options.split or SPLITS)]
+    stores = [FeatureStore.open(project.layout.features(encoder, split)) for split in splits]
+    write_features(stores, options.out)
+    counts = ", ".join(f"{len(store):,} {store.split}" for store in stores)
+    log.info("%d features of each image by %s (%s): %s", stores[0].dim, encoder, counts, options.out)
 
 
 def pretrain(options: argparse.Namespace) -> None:

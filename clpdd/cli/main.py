@@ -18,6 +18,7 @@ from ..errors import ClpddError, Preempted, ResourceError, SettingsError
 from ..runtime.machine import is_memory_error
 from ..runtime.preemption import on_signal
 from ..storage.files import explain_os_error
+from ..storage.layout import SPLITS
 from . import commands, whole
 from .arguments import DATA, PARAMS, settle, whole_number
 from .clone import refuse_other_code
@@ -117,7 +118,12 @@ def _hand_over(add: Callable[..., argparse.ArgumentParser]) -> None:
     predict.add_argument("classifier", type=Path, help=".safetensors file made by probe")
     predict.add_argument("images", type=Path, nargs="+", help="image files and folders of them")
     predict.add_argument("--top", type=whole_number(1), default=1, help="likeliest classes shown of each (default: 1)")
-    for command in (probe, predict):
+    onnx = add("onnx", commands.onnx, "write a classifier made by probe as ONNX, and check it by onnxruntime")
+    onnx.add_argument("classifier", type=Path, help=".safetensors file made by probe")
+    text = "images to probabilities; without it, features to probabilities"
+    onnx.add_argument("--with-encoder", action="store_true", help=text)
+    onnx.add_argument("--out", type=Path, required=True, help=".onnx file to write")
+    for command in (probe, predict, onnx):
         command.add_argument("--model", help="timm model of the encoder (default: encoder_options, or its name)")
         command.add_argument("--weights", type=Path, help="safetensors file of its weights (default: as above)")
         command.add_argument("--image-size", type=int, help="input side in pixels (default: as above)")
@@ -129,6 +135,11 @@ def _hand_over(add: Callable[..., argparse.ArgumentParser]) -> None:
     export.add_argument("--out", type=Path, required=True, help="what to write; must not exist yet")
     text = "number of the independent draw, of a set that has several (default: 0)"
     export.add_argument("--draw", type=whole_number(0), default=0, help=text)
+    text = "write the cached features as one Parquet file, with file names, labels and splits"
+    features = add("features", commands.features, text)
+    features.add_argument("--encoder", help="name in encoders (default: the first)")
+    features.add_argument("--split", choices=SPLITS, nargs="+", help="default: all of them")
+    features.add_argument("--out", type=Path, required=True, help=".parquet file to write; must not exist yet")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
