@@ -43,6 +43,7 @@ _OPTIMISATION = (
     "ridge",
     "centre",
     "outer_batch",
+    "own_share",
     "augmentations",
     "augment",
     "parameterisation",
@@ -56,6 +57,9 @@ _OPTIMISATION = (
 )
 """What decides how images are optimised; methods that choose real images use none of it."""
 
+_PEER = ("objective", "temperature", "outer_batch", "neighbor_of", "random_draws", "own_share")
+"""What methods that optimise images by another loss than CLP-DD's have no use for."""
+
 _REAL = (*_OPTIMISATION, "temperature", "encoder_batch", "precision", "neighbor_of")
 
 METHODS: dict[str, MethodEntry] = {
@@ -64,14 +68,28 @@ METHODS: dict[str, MethodEntry] = {
         title="CLP-DD",
         optimises=True,
         passes=2,
-        unused=("neighbor_of", "random_draws"),
+        unused=("neighbor_of", "random_draws", "own_share"),
     ),
     "lgm": MethodEntry(
         implementation="clpdd.methods.lgm:Lgm",
         title="LGM",
         optimises=True,
         passes=3,  # a real image is seen with every view
-        unused=("objective", "temperature", "outer_batch", "neighbor_of", "random_draws"),
+        unused=_PEER,
+    ),
+    "sfm": MethodEntry(
+        implementation="clpdd.methods.sfm:Sfm",
+        title="SFM",
+        optimises=True,
+        passes=2,
+        unused=_PEER,
+    ),
+    "sfm-decouple": MethodEntry(
+        implementation="clpdd.methods.sfm_decouple:SfmDecouple",
+        title="SFM, decoupled",
+        optimises=True,
+        passes=2,
+        unused=tuple(name for name in _PEER if name != "own_share"),
     ),
     "random": MethodEntry(implementation="clpdd.methods.real:Random", title="random real images", unused=_REAL),
     "centroid": MethodEntry(
@@ -84,7 +102,7 @@ METHODS: dict[str, MethodEntry] = {
         implementation="clpdd.methods.real:Neighbor",
         title="nearest real images",
         source="neighbor_of",
-        unused=("random_draws",),
+        unused=("random_draws", "own_share"),
     ),
     "full": MethodEntry(
         implementation="clpdd.methods.real:Full",
