@@ -22,6 +22,7 @@ class MethodEntry:
         passes: encoder passes that one augmented view costs in a step, forward and backward counted apart.
         unused: fields of ``DistillSettings`` that do not decide its result: changing them does not run it again.
         source: field of ``DistillSettings`` that names another method, whose set it is given; empty: none.
+        most_per_class: images per class that it can choose at most; 0: any number.
         start: ``centroid`` where it always begins with central images, which ``kernels.nearest`` must then hold.
     """
 
@@ -31,6 +32,7 @@ class MethodEntry:
     passes: int = 0
     unused: tuple[str, ...] = ()
     source: str = ""
+    most_per_class: int = 0
     start: str = ""
 
 
@@ -61,6 +63,8 @@ _PEER = ("objective", "temperature", "outer_batch", "neighbor_of", "random_draws
 """What methods that optimise images by another loss than CLP-DD's have no use for."""
 
 _REAL = (*_OPTIMISATION, "temperature", "encoder_batch", "precision", "neighbor_of")
+
+_CORESET = (*_REAL, "random_draws")
 
 METHODS: dict[str, MethodEntry] = {
     "clp": MethodEntry(
@@ -95,8 +99,24 @@ METHODS: dict[str, MethodEntry] = {
     "centroid": MethodEntry(
         implementation="clpdd.methods.real:Centroid",
         title="most central real images",
-        unused=(*_REAL, "random_draws"),
+        unused=_CORESET,
         start="centroid",
+    ),
+    "k-centre": MethodEntry(implementation="clpdd.methods.k_centre:KCentre", title="k-centre coreset", unused=_CORESET),
+    "herding": MethodEntry(implementation="clpdd.methods.herding:Herding", title="herding coreset", unused=_CORESET),
+    "k-medoids": MethodEntry(
+        implementation="clpdd.methods.k_medoids:KMedoids", title="k-medoids coreset", unused=_CORESET
+    ),
+    "facility-location": MethodEntry(
+        implementation="clpdd.methods.facility_location:FacilityLocation",
+        title="facility location coreset",
+        unused=_CORESET,
+    ),
+    "ridge-greedy": MethodEntry(
+        implementation="clpdd.methods.ridge_greedy:RidgeGreedy",
+        title="greedy ridge coreset",
+        unused=tuple(name for name in _CORESET if name != "ridge"),
+        most_per_class=10,
     ),
     "neighbor": MethodEntry(
         implementation="clpdd.methods.real:Neighbor",

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from ..catalogue.methods import METHODS
 from ..errors import SettingsError
+from ..catalogue.methods import METHODS, MethodEntry
 from .benchmark import BenchmarkSettings
 from .cache import CacheSettings
 from .dataset import DatasetSettings
@@ -51,6 +51,7 @@ class Settings(Section):
         for name in self.methods:
             variant = self.variant(name)
             distill, known = variant.settings, METHODS[variant.method]
+            _refuse_too_many(name, known, distill.most_per_class, "distill.images_per_class is")
             central = (distill.initialisation if known.optimises else known.start) == "centroid"
             if central and distill.most_per_class > self.kernels.nearest:
                 ipc = distill.most_per_class
@@ -89,6 +90,8 @@ class Settings(Section):
                 f"benchmark.images_per_class holds {most}, but only kernels.nearest = {self.kernels.nearest} central "
                 f"images per class are kept: raise kernels.nearest to at least {most}"
             )
+        for name in wanted.methods:
+            _refuse_too_many(name, METHODS[self.variant(name).method], most, "benchmark.images_per_class holds")
 
     @property
     def known_methods(self) -> list[str]:
@@ -177,3 +180,12 @@ class Settings(Section):
     def variant(self, name: str) -> MethodVariant:
         """The method behind a name in ``methods``, and the settings it runs with."""
         return resolve(name, self.distill, self.variants.get(name))
+
+
+def _refuse_too_many(name: str, known: MethodEntry, wanted: int, said: str) -> None:
+    most = known.most_per_class
+    if most and wanted > most:
+        raise ValueError(
+            f"{said} {wanted}, but {name} chooses at most {most} images per class: lower it, or take another coreset, "
+            f"e.g. herding"
+        )
