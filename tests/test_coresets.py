@@ -70,7 +70,7 @@ def test_herding_takes_the_row_that_brings_the_mean_nearest() -> None:
     X, chosen = Z.numpy(), herding(Z, 10)
     for t in range(10):
         tried = [
-            np.linalg.norm(X.mean(0) - X[[*chosen[:t], j]].mean(0)) if j not in chosen[:t] else np.inf
+            float(np.linalg.norm(X.mean(0) - X[[*chosen[:t], j]].mean(0))) if j not in chosen[:t] else float("inf")
             for j in range(len(X))
         ]
         assert chosen[t] == int(np.argmin(tried))
@@ -79,7 +79,8 @@ def test_herding_takes_the_row_that_brings_the_mean_nearest() -> None:
 def test_facility_location_takes_the_row_of_the_largest_gain() -> None:
     Z, D = points(), distances(points())
     far = 2 * np.linalg.norm(Z.numpy() - Z.numpy().mean(0), axis=1).max()
-    nearest, expected = np.full(len(D), far), []
+    nearest = np.full(len(D), far)
+    expected: list[int] = []
     for _ in range(8):
         gains = np.maximum(nearest - D, 0).sum(1)
         gains[expected] = -1
@@ -136,7 +137,8 @@ def test_the_growing_ridge_probe_is_the_probe_solved_on_all_its_rows() -> None:
 
     def probe(rows: list[int]) -> Tensor:
         X = Z[rows]
-        return X.T @ torch.linalg.solve(X @ X.T + 0.7 * torch.eye(len(rows)), Y[rows])
+        weights: Tensor = X.T @ torch.linalg.solve(X @ X.T + 0.7 * torch.eye(len(rows)), Y[rows])
+        return weights
 
     grown = GreedyRidge(held.T @ held, held.T @ held_Y, 0.7)
     chosen: list[int] = []
@@ -224,7 +226,8 @@ def test_a_class_that_does_not_fit_into_memory_is_refused_before_it_is_read(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(coreset, "free_bytes", lambda device: 1000)
-    with pytest.raises(ResourceError, match=r"herding needs .* class '0' \(12 images .*: lower dataset\.max_per_class\.train"):
+    told = r"herding needs .* class '0' \(12 images .*: lower dataset\.max_per_class\.train"
+    with pytest.raises(ResourceError, match=told):
         load_method("herding")(context(world, tmp_path))
 
 

@@ -21,7 +21,8 @@ def class_centres(Z: Tensor, probabilities: Tensor) -> Tensor:
             means, others weighted ones.
     """
     weights = probabilities / probabilities.sum(0)
-    return weights.T @ Z.unflatten(0, (-1, len(probabilities))).mean(0)
+    images: Tensor = Z.unflatten(0, (-1, len(probabilities))).mean(0)  # (n, d), over their views
+    return weights.T @ images
 
 
 def others(centres: Tensor) -> Tensor:
