@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from ..errors import SettingsError
 from ..catalogue.methods import METHODS, MethodEntry
+from ..catalogue.protocols import PROTOCOLS
 from .benchmark import BenchmarkSettings
 from .cache import CacheSettings
 from .dataset import DatasetSettings
@@ -60,6 +61,12 @@ class Settings(Section):
                     f"images per class are kept: raise kernels.nearest to at least {ipc}"
                 )
         self._benchmark_known()
+        across = [name for name in self.evaluate.protocols if PROTOCOLS[name].across]
+        if across and len(self.encoders) == 1:
+            raise ValueError(
+                f"evaluate.protocols holds {across[0]}, for encoders other than the one distilled with, and encoders "
+                f"lists one: list another, or leave {across[0]} out"
+            )
         return self
 
     def _encoders_known(self) -> None:
