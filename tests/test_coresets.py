@@ -14,10 +14,10 @@ from torch import Tensor
 
 from clpdd.config.loading import parse_settings
 from clpdd.errors import DataError, ResourceError, SettingsError
+from clpdd.features import by_class
+from clpdd.features.by_class import ClassFeatures, Scale
 from clpdd.functional.coresets import GreedyRidge, facility_location, herding, k_centre, k_medoids
 from clpdd.functional.ridge import centred_one_hot
-from clpdd.methods import coreset
-from clpdd.methods.coreset import ClassFeatures, Scale
 from clpdd.methods.loading import load_method
 
 from .conftest import World
@@ -173,7 +173,7 @@ def test_a_coreset_holds_real_images_of_the_right_classes_and_is_the_same_again(
 
 def test_ridge_greedy_takes_each_turn_the_image_with_the_lowest_validation_loss(world: World, tmp_path: Path) -> None:
     given = context(world, tmp_path, images_per_class=2)
-    scale = Scale.of(given)
+    scale = Scale.of(given.kernels, given.encoder.parts)
     Z, labels = scale(given.train.features()), given.train.labels
     held = scale(given.validation.features())
     held_Y, Y = (centred_one_hot(y, 10).double() for y in (given.validation.labels, labels))
@@ -208,11 +208,11 @@ def test_classes_come_with_their_own_features_however_many_are_read_together(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     given = context(world, tmp_path)
-    whole = Scale.of(given)(given.train.features())
+    whole = Scale.of(given.kernels, given.encoder.parts)(given.train.features())
     for rows, passes in ((10**6, 1), (30, 5), (1, 10)):
-        monkeypatch.setattr(coreset, "_BYTES", 8 * given.train.dim * rows)
+        monkeypatch.setattr(by_class, "_BYTES", 8 * given.train.dim * rows)
         with caplog.at_level(logging.INFO, "clpdd"):
-            features = ClassFeatures(given, "herding")
+            features = ClassFeatures(given.train, given.kernels, given.encoder.parts, "herding")
         assert features.passes == passes
         assert f"herding: {features.bytes / 2**30:.2f} GiB of memory at most, {passes} passes" in caplog.text
         seen = list(features)
@@ -225,7 +225,7 @@ def test_classes_come_with_their_own_features_however_many_are_read_together(
 def test_a_class_that_does_not_fit_into_memory_is_refused_before_it_is_read(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coreset, "free_bytes", lambda device: 1000)
+    monkeypatch.setattr(by_class, "free_bytes", lambda device: 1000)
     told = r"herding needs .* class '0' \(12 images .*: lower dataset\.max_per_class\.train"
     with pytest.raises(ResourceError, match=told):
         load_method("herding")(context(world, tmp_path))

@@ -42,6 +42,7 @@ __all__ = [
     "probe",
     "report",
     "results",
+    "score",
 ]
 
 log = logging.getLogger(__name__)
@@ -172,6 +173,15 @@ def results(options: argparse.Namespace) -> None:
         run_report(project)
     form = result_json if options.json else result_csv if options.csv else result_table
     print(form(project.layout))
+
+
+def score(options: argparse.Namespace) -> None:
+    from ..stages.project import open_project
+    from ..stages.score import run_score, score_table
+
+    project = open_project(options.params, options.data)
+    encoders = options.encoder or project.settings.encoders
+    print(score_table(run_score(project, options.images, encoders, worth=options.worth)))
 
 
 def _encoder(options: argparse.Namespace, settings: Settings, name: str) -> Encoder:

@@ -12,11 +12,11 @@ import torch
 
 from ..distilled.dataset import DistilledSet
 from ..errors import SettingsError
+from ..features.by_class import ClassFeatures, Scale
 from ..functional.coresets import GreedyRidge
 from ..functional.moments import stream_moments
 from ..optimise.context import Context
 from .chosen import chosen_set, refuse_small_classes
-from .coreset import ClassFeatures, Scale
 
 __all__ = ["MOST", "RidgeGreedy"]
 
@@ -42,7 +42,7 @@ class RidgeGreedy:
                 f"distill.images_per_class is {context.settings.most_per_class}, but ridge-greedy chooses at most "
                 f"{MOST} images per class: lower it, or take another coreset, e.g. herding"
             )
-        features = ClassFeatures(context, self.name)
+        features = ClassFeatures(context.train, context.kernels, context.encoder.parts, self.name)
         refuse_small_classes(context, features.counts)
         grown = _grown(context, features.scale)
         chosen: list[list[int]] = [[] for _ in range(context.classes)]
