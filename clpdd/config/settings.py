@@ -10,9 +10,9 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from ..errors import SettingsError
 from ..catalogue.methods import METHODS, MethodEntry
 from ..catalogue.protocols import PROTOCOLS
+from ..errors import SettingsError
 from .benchmark import BenchmarkSettings
 from .cache import CacheSettings
 from .dataset import DatasetSettings
