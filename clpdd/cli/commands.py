@@ -46,6 +46,7 @@ __all__ = [
     "refuse_settings",
     "report",
     "results",
+    "score",
 ]
 
 log = logging.getLogger(__name__)
@@ -196,6 +197,15 @@ def results(options: argparse.Namespace) -> None:
         update_report(layout, settings)
     form = result_json if options.json else result_csv if options.csv else result_table
     print(form(layout))
+
+
+def score(options: argparse.Namespace) -> None:
+    from ..stages.project import open_project
+    from ..stages.score import run_score, score_table
+
+    project = open_project(options.params, options.data)
+    encoders = options.encoder or project.settings.encoders
+    print(score_table(run_score(project, options.images, encoders, worth=options.worth)))
 
 
 def _encoder(options: argparse.Namespace, settings: Settings, name: str) -> Encoder:

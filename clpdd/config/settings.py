@@ -11,7 +11,8 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from ..catalogue.elsewhere import elsewhere
-from ..catalogue.methods import METHODS
+from ..catalogue.methods import METHODS, MethodEntry
+from ..catalogue.protocols import PROTOCOLS
 from ..errors import SettingsError
 from .benchmark import BenchmarkSettings
 from .cache import CacheSettings
@@ -52,6 +53,7 @@ class Settings(Section):
         for name in self.methods:
             variant = self.variant(name)
             distill, known = variant.settings, METHODS[variant.method]
+            _refuse_too_many(name, known, distill.most_per_class, "distill.images_per_class is")
             central = (distill.initialisation if known.optimises else known.start) == "centroid"
             if central and distill.most_per_class > self.kernels.nearest:
                 ipc = distill.most_per_class
@@ -60,6 +62,12 @@ class Settings(Section):
                     f"images per class are kept: raise kernels.nearest to at least {ipc}"
                 )
         self._benchmark_known()
+        across = [name for name in self.evaluate.protocols if PROTOCOLS[name].across]
+        if across and len(self.encoders) == 1:
+            raise ValueError(
+                f"evaluate.protocols holds {across[0]}, for encoders other than the one distilled with, and encoders "
+                f"lists one: list another, or leave {across[0]} out"
+            )
         return self
 
     def _encoders_known(self) -> None:
@@ -90,6 +98,8 @@ class Settings(Section):
                 f"benchmark.images_per_class holds {most}, but only kernels.nearest = {self.kernels.nearest} central "
                 f"images per class are kept: raise kernels.nearest to at least {most}"
             )
+        for name in wanted.methods:
+            _refuse_too_many(name, METHODS[self.variant(name).method], most, "benchmark.images_per_class holds")
 
     @property
     def known_methods(self) -> list[str]:
@@ -187,3 +197,12 @@ class Settings(Section):
     def variant(self, name: str) -> MethodVariant:
         """The method behind a name in ``methods``, and the settings it runs with."""
         return resolve(name, self.distill, self.variants.get(name))
+
+
+def _refuse_too_many(name: str, known: MethodEntry, wanted: int, said: str) -> None:
+    most = known.most_per_class
+    if most and wanted > most:
+        raise ValueError(
+            f"{said} {wanted}, but {name} chooses at most {most} images per class: lower it, or take another coreset, "
+            f"e.g. herding"
+        )

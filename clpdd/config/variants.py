@@ -37,6 +37,9 @@ _LGM: dict[str, Any] = {
     "keep": "last",
 }
 
+# SFM as published (arXiv 2602.05391): LGM's harness with one view a step.
+_SFM: dict[str, Any] = _LGM | {"augmentations": 1}
+
 BUILT_IN: dict[str, dict[str, Any]] = {
     **{name: {"method": name} for name in METHODS},
     "clp-mse": {"method": "clp", "objective": "mse"},
@@ -44,6 +47,8 @@ BUILT_IN: dict[str, dict[str, Any]] = {
     "clp-no-dsa": {"method": "clp", **_NO_DSA},
     "lgm": _LGM,
     "lgm-no-dsa": _LGM | _NO_DSA,
+    "sfm": _SFM | {"method": "sfm"},
+    "sfm-decouple": _SFM | {"method": "sfm-decouple"},
 }
 """Name -> method and overrides of ``DistillSettings``."""
 

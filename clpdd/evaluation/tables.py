@@ -33,6 +33,7 @@ SCHEMA = pa.schema(
         ("draw", pa.int64()),
         ("top1", pa.float64()),
         ("top5", pa.float64()),
+        ("mean_per_class", pa.float64()),  # mean of the classes' top-1
         ("worst_group", pa.float64()),  # null: the dataset has no groups
         ("fingerprint", pa.string()),
     ]
@@ -110,16 +111,17 @@ def results_parquet(results: Sequence[Result]) -> bytes:
 
 
 def metrics_json(results: Sequence[Result]) -> bytes:
-    """``{encoders: {method: {protocol-views: {top1, top1_std, top5, share_of_full}}}}``, percent, four decimals.
+    """``{encoders: {method: {protocol-views: {top1, top1_std, top5, mean_per_class, ...}}}}``, percent, four decimals.
 
     ``worst_group`` stands beside them where the images have groups. ``share_of_full`` is top-1 in percent of that of
     all training data with the same evaluation encoder: its ridge probe for ``closed_form``, its logistic regression for
-    ``sgd``.
+    the other protocols.
     """
     bound = {(r.target, r.protocol.name): fmean(r.top1) for r in results if r.method == "full"}
     tree: dict[str, Any] = {}
     for r in results:
-        numbers = {"top1": fmean(r.top1), "top1_std": r.std, "top5": fmean(row["top5"] for row in r.piece["rows"])}
+        numbers = {"top1": fmean(r.top1), "top1_std": r.std}
+        numbers |= {name: fmean(row[name] for row in r.piece["rows"]) for name in ("top5", "mean_per_class")}
         if r.groups:
             numbers["worst_group"] = fmean(row["worst_group"] for row in r.piece["rows"])
         best = bound.get((r.target, bound_of(r.protocol.name)))

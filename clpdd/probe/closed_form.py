@@ -13,7 +13,7 @@ from ..functional.ridge import solve, solve_normal
 from ..functional.targets import as_targets
 from .linear import Probes
 
-__all__ = ["fit_ridge"]
+__all__ = ["fit_ridge", "regress"]
 
 _ROWS = 16384  # brought to float32 at once
 _TARGETS = 2**24  # numbers of targets that exist at once
@@ -39,6 +39,19 @@ def fit_ridge(
     ):
         weights = torch.stack([_ridge(own, y, classes, mean, ridge, parts) for own, y in zip(Z, labels, strict=True)])
     return Probes(weights, -mean @ weights)
+
+
+def regress(Z: Tensor, Y: Tensor, mean: Tensor, ridge: float, parts: Sequence[Part] = WHOLE) -> Tensor:
+    """Ridge regression of any targets ``Y (m, k)`` on features ``Z (m, d)`` less ``mean (d,)``: weights ``(d, k)``.
+
+    ``ridge`` and ``parts`` as in ``fit_ridge``.
+    """
+    X = Z.float() - mean.to(Z.device, torch.float32)
+    factors = even_factors(parts, X.square().mean(0))
+    with remedied(
+        singular="raise evaluate.ridge, e.g. to 1e-3", infinite="check that the encoder is finite on these images"
+    ):
+        return factors[:, None] * solve(X * factors, Y.to(X), ridge)
 
 
 def _ridge(Z: Tensor, labels: Tensor, classes: int, mean: Tensor, ridge: float, parts: Sequence[Part]) -> Tensor:

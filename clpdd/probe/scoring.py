@@ -1,4 +1,4 @@
-"""What probes get right of test features."""
+"""What probes, and other classifiers of features, get right of test features."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .linear import Probes
+from .linear import Judged
 
 __all__ = ["Score", "score"]
 
@@ -21,6 +21,7 @@ class Score:
 
     Attributes:
         top1, top5: ``P`` percentages. Top-5 is top-C with fewer than five classes, hence 100.
+        mean_per_class: ``P`` percentages, the mean of the classes' top-1, over those that have images.
         pairs: ``(3, k)`` int64 on the CPU: true class, the class it was taken for, and how often, summed over the
             probes; the pairs that occur alone, sorted.
         classes: ``C``.
@@ -29,6 +30,7 @@ class Score:
 
     top1: list[float]
     top5: list[float]
+    mean_per_class: list[float]
     pairs: Tensor
     classes: int
     groups: Tensor | None = None
@@ -41,37 +43,42 @@ class Score:
         return matrix
 
 
-def score(probes: Probes, blocks: Iterable[tuple[Tensor, Tensor]], groups: Tensor | None = None) -> Score:
+def score(probes: Judged, blocks: Iterable[tuple[Tensor, Tensor]], groups: Tensor | None = None) -> Score:
     """Score probes on blocks of features ``(b, d)`` and labels ``(b,)``, read once, in float32.
 
     Args:
         groups: ``(N,)`` int64 in ``[0, G)``, the group of every row of the blocks in their order; none is empty.
     """
-    count, dim, classes = probes.weights.shape
-    device = probes.weights.device
-    joined = probes.weights.permute(1, 0, 2).reshape(dim, count * classes)  # one product serves every probe
+    (count, classes), device, scorer = probes.shape, probes.device, probes.scorer()
     hits = torch.zeros(2, count, dtype=torch.int64, device=device)
+    by_class = torch.zeros(classes, count, dtype=torch.int64, device=device)
+    shown = torch.zeros(classes, dtype=torch.int64, device=device)
     confusion = _Counts(classes * classes, device)
     total = 0
     sizes = torch.zeros(0, dtype=torch.int64) if groups is None else groups.bincount()
     grouped = torch.zeros(len(sizes), count, dtype=torch.int64, device=device)
-    step = max(1, 2**26 // (count * classes))
+    step = max(1, 2**26 // probes.width)
     for features, labels in blocks:
         for Z, y in zip(torch.split(features, step), torch.split(labels, step), strict=True):
             Z, y = Z.to(device, torch.float32), y.to(device)
-            logits = (Z @ joined).view(len(y), count, classes) + probes.bias  # (b, P, C)
-            ranked = logits.topk(min(5, classes), dim=-1).indices  # (b, P, 5)
+            ranked = scorer(Z).topk(min(5, classes), dim=-1).indices  # (b, P, 5)
             right = ranked == y[:, None, None]
             guess = ranked[..., 0]
             hits += torch.stack([right[..., 0].sum(0), right.any(-1).sum(0)])
+            by_class.index_add_(0, y, right[..., 0].long())
+            shown += torch.bincount(y, minlength=classes)
             confusion.add((y[:, None] * classes + guess).flatten())
             if groups is not None:
                 grouped.index_add_(0, groups[total : total + len(y)].to(device), right[..., 0].long())
             total += len(y)
     top1, top5 = (hits.cpu().double() * 100 / max(total, 1)).tolist()
     shares = None if groups is None else (grouped.cpu().double() * 100 / sizes[:, None]).T
+    seen = shown > 0
+    each = by_class[seen].cpu().double() * 100 / shown[seen].cpu()[:, None]  # (classes that have images, P)
+    mean_per_class = each.mean(0).tolist() if len(each) else [0.0] * count
     places, counts = confusion.found()
-    return Score(top1, top5, torch.stack([places // classes, places % classes, counts]), classes, shares)
+    pairs = torch.stack([places // classes, places % classes, counts])
+    return Score(top1, top5, mean_per_class, pairs, classes, shares)
 
 
 class _Counts:

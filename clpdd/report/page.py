@@ -224,9 +224,13 @@ def _classes(facts: dict[str, Any], settings: Settings) -> dict[str, Any] | None
 
 
 def _groups(summary: list[dict[str, Any]], clocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Lines of the result table with their readings, by eval encoder and protocol (with its bound)."""
+    """Lines of the result table with their readings, by eval encoder and protocol.
+
+    A bound that no set was judged by stands with the first protocol that it bounds.
+    """
     measured = evaluation_clocks(clocks)
-    named = {bound: protocol for protocol, bound in BOUNDS.items()}
+    run = {line["protocol"] for line in summary if line["method"] != "full"}
+    named = {bound: protocol for protocol, bound in reversed(BOUNDS.items()) if protocol in run and bound not in run}
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for line in summary:
         readings = measured.get(tuple(line[key] for key in KEYS), {})

@@ -84,10 +84,12 @@ def evaluate(
             target=target,
             data=sets[key],
             bench=bench,
+            teacher=benches.get(key[0]) if key[0] != target else None,
             settings=settings,
             seed=seed,
             set_digest=digests[key],
             kernels_digest=kernels[target],
+            teacher_digest=kernels.get(key[0], ""),
         )
         for target, bench in benches.items()
         for key in distilled
@@ -145,10 +147,12 @@ class _SetOnBench:
     target: str
     data: DistilledSet
     bench: Bench
+    teacher: Bench | None  # of the encoder that distilled, where it is another one
     settings: EvaluateSettings
     seed: int
     set_digest: str
     kernels_digest: str
+    teacher_digest: str
 
     @property
     def full(self) -> bool:
@@ -156,7 +160,7 @@ class _SetOnBench:
 
     @property
     def protocols(self) -> list[ViewedProtocol]:
-        return viewed_protocols(self.settings, self.full)
+        return viewed_protocols(self.settings, self.full, self.teacher is not None)
 
     def folder(self, run: Run) -> WorkFolder:
         """The work folder. All real data are the same whoever distils: such a set is evaluated once an encoder."""
@@ -170,6 +174,9 @@ class _SetOnBench:
             item, settings = f"{self.method}/{self.target}", {}
         else:
             inputs |= {"distilled": self.set_digest}
+            if self.teacher is not None:
+                teacher = {"encoder": self.teacher.encoder.describe(), "kernels": self.teacher_digest}
+                inputs |= {"teacher": teacher | {"train": self.teacher.train.digest}}
             item, settings = f"{self.distil}/{self.method}/{self.target}", settings | {"seed": self.seed}
         record = fingerprint(
             settings=settings,
@@ -215,7 +222,7 @@ def _work_through(jobs: list[_SetOnBench], run: Run) -> list[Result]:
                     file, code = work.out / f"{protocol}.json", code_digest(module_of(protocol.name))
                     piece = read_piece(file, code)
                     if piece is None:
-                        subject = subject or Subject(job.data, job.bench, job.settings, job.seed, tick)
+                        subject = subject or Subject(job.data, job.bench, job.settings, job.seed, tick, job.teacher)
                         lower = f"lower evaluate.encoder_batch (now {job.settings.encoder_batch}) or evaluate.views"
                         with measured(work.path / _CLOCKS, protocol, subject), explain_memory_errors(lower):
                             piece = run_protocol(subject, protocol)
