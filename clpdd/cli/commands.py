@@ -71,19 +71,15 @@ def refuse_settings(options: argparse.Namespace) -> None:
 
 
 def preset(options: argparse.Namespace) -> None:
-    from ..config.loading import parse_settings
-    from .cost import ASSUMED, described, estimate
-    from .presets import apply_preset, preset, preset_names
+    from .cost import ASSUMED_IN_WORDS, described, estimate
+    from .presets import apply_preset, preset_table
 
     if options.name:
         settings = apply_preset(options.name, options.params, options.presets, options.root)
         print(f"{options.params} now holds {options.name}: {described(estimate(settings))}")
+        print(f"(estimated for {ASSUMED_IN_WORDS})")
     else:
-        for name in preset_names(options.presets):
-            print(f"{name:<34}{described(estimate(parse_settings(preset(name, options.presets))))}")
-    print(
-        f"(estimated for {ASSUMED / 1e12:.0f} T multiply-accumulates a second; `clpdd dry-run` measures this machine)"
-    )
+        print(preset_table(options.presets))
 
 
 def dry_run(options: argparse.Namespace) -> None:
@@ -96,7 +92,7 @@ def dry_run(options: argparse.Namespace) -> None:
     settings = load_settings(options.params)
     with tempfile.TemporaryDirectory(prefix="clpdd-dry-run-") as folder:
         _, cost = dry_run(settings, Path(folder))
-    print(f"expected at that speed: {described(cost)}")
+    print(f"expected at that speed: {described(cost)}" if cost else "no cost: how many images there are is not known")
 
 
 def inputs(options: argparse.Namespace) -> None:

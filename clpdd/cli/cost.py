@@ -16,13 +16,45 @@ from ..catalogue.methods import METHODS
 from ..catalogue.passes import COUNTED, Pass
 from ..config.settings import Settings
 
-__all__ = ["ASSUMED", "Cost", "Pass", "described", "encoder_pass", "estimate", "whole_pass"]
+__all__ = [
+    "ASSUMED",
+    "ASSUMED_IN_WORDS",
+    "Cost",
+    "Pass",
+    "Size",
+    "described",
+    "duration",
+    "encoder_pass",
+    "estimate",
+    "published",
+    "whole_pass",
+]
 
 ASSUMED = 20e12
 """Multiply-accumulates a second, about 1,100 images of a ViT-B/16 at 224 pixels: assumed of a data-centre GPU of the
 A100 class, not measured."""
 
+ASSUMED_IN_WORDS = (
+    f"{ASSUMED / 1e12:.0f} T multiply-accumulates a second, as a GPU of the A100 class does; `clpdd dry-run` measures "
+    f"this machine"
+)
+
 _BATCH = 96  # views a pass that memory is told for where the settings leave them to the machine
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a dataset is.
+
+    Attributes:
+        classes: how many there are.
+        train: images to train and to validate on.
+        test: images to judge on.
+    """
+
+    classes: int
+    train: int
+    test: int
 
 
 @dataclass(frozen=True)
@@ -66,14 +98,26 @@ def whole_pass(settings: Settings, encoder: str) -> Pass:
     )
 
 
-def estimate(settings: Settings, macs_per_second: float = ASSUMED) -> Cost | None:
-    """The cost of the whole pipeline, or ``None`` for datasets whose size the catalogue does not know."""
+def published(settings: Settings) -> Size | None:
+    """The size of a dataset that the catalogue knows, within ``max_per_class``; ``None`` of any other."""
     known, limits = entry(settings.dataset.name), settings.dataset.max_per_class
     if not known.train:
         return None
     train = known.train if limits.train is None else min(known.train, limits.train * known.classes)
     test = known.test if limits.test is None else min(known.test, limits.test * known.classes)
-    images, judged = train + test, settings.evaluate
+    return Size(known.classes, train, test)
+
+
+def estimate(settings: Settings, macs_per_second: float = ASSUMED, size: Size | None = None) -> Cost | None:
+    """The cost of the whole pipeline, or ``None`` where nobody knows how large the dataset is.
+
+    Args:
+        size: as counted; ``None`` takes the one published.
+    """
+    size = size or published(settings)
+    if size is None:
+        return None
+    train, images, judged = size.train, size.train + size.test, settings.evaluate
     passes: dict[str, int] = {"cache": 0, "distill": 0, "evaluate": 0}
     seconds: dict[str, float] = dict.fromkeys(passes, 0.0)
     memory = 0
@@ -82,7 +126,7 @@ def estimate(settings: Settings, macs_per_second: float = ASSUMED) -> Cost | Non
         own = {"cache": images, "distill": 0, "evaluate": 0}
         for variant in map(settings.variant, settings.methods):
             method, distill = variant.method, variant.settings
-            made = distill.images(known.classes)
+            made = distill.images(size.classes)
             views = made * distill.augmentations
             own["distill"] += METHODS[method].passes * views * distill.steps
             draws = distill.random_draws if method == "random" else 1
@@ -105,11 +149,12 @@ def described(cost: Cost | None) -> str:
     """Images, time and memory in words."""
     if cost is None:
         return "a dataset of unknown size"
-    stages = ", ".join(f"{stage} {_time(seconds)}" for stage, seconds in cost.seconds.items())
+    stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in cost.seconds.items())
     return f"{cost.images:,} images; {stages}; memory {cost.memory / 2**30:.1f} GiB"
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, whichever fits."""
     return (
         f"{seconds / 3600:.1f} h"
         if seconds >= 3600

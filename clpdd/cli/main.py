@@ -17,6 +17,7 @@ from ..distributed.launch import launched
 from ..errors import ClpddError, Preempted, ResourceError, SettingsError
 from ..runtime.machine import is_memory_error
 from ..runtime.preemption import on_signal
+from ..runtime.retries import tell_retries_once
 from ..storage.files import explain_os_error
 from ..storage.layout import SPLITS
 from . import commands, whole
@@ -151,6 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = settle(build_parser().parse_args(arguments))
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("clpdd").setLevel(logging.INFO)
+    tell_retries_once()
     if isinstance(sys.stdout, io.TextIOWrapper):  # where the locale lacks a character of a table, the table still shows
         sys.stdout.reconfigure(errors="backslashreplace")
     before = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}

@@ -59,9 +59,9 @@ class BatchEncoder:
             done.append((first, self._features(*self._launch(pixels), first)))
             decoding, encoding = decoded - began, time.monotonic() - decoded
         workers = choose_workers(decoding, encoding, len(batches) - len(done), cores)
-        log.info(
-            "a batch takes %.3f s to decode and %.3f s to encode: %d decoding processes", decoding, encoding, workers
-        )
+        if workers:
+            took = "a batch takes %.3f s to decode and %.3f s to encode: decoding in %d processes"
+            log.info(took, decoding, encoding, workers)
         return done, workers
 
     def encoded(self, decoded: Iterator[NDArray[np.uint8]], batches: list[Batch]) -> Iterator[tuple[int, NDArray[Any]]]:

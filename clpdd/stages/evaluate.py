@@ -212,6 +212,7 @@ def _work_through(jobs: list[_SetOnBench], run: Run) -> list[Result]:
         def tick() -> None:
             if stop.name is not None:
                 raise Preempted(f"stopped by {stop.name}: finished evaluations are kept, start again to go on")
+            bar.beat()
 
         for job in jobs:
             subject: Subject | None = None

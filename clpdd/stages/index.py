@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,9 @@ from ..config.dataset import DatasetSettings
 from ..datasets.build import Enough, open_source, write_index
 from ..datasets.listing import BadImages
 from ..datasets.sources.loading import module_of
+from ..datasets.telling import counts_in_words, left_out_in_words
 from ..datasets.watch import look
-from ..storage.files import remove
+from ..storage.files import read_json, remove
 from ..storage.layout import SPLITS, Layout
 from ..storage.provenance import code_digest
 from ..storage.work import exclusive, fingerprint
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from .project import Project, Run
 
 __all__ = ["index_images", "run_index"]
+
+log = logging.getLogger(__name__)
 
 _FILES = ("summary.json", *(f"{split}.parquet" for split in SPLITS))
 
@@ -84,4 +88,14 @@ def index_images(
             work.forget()
         targets = {name: home / name for name in _FILES}
         found = work.out / "train.parquet"
-        work.produce(make, targets, together=True, check=None if check is None else lambda: check(found))
+        made = work.produce(make, targets, together=True, check=None if check is None else lambda: check(found))
+    _tell(home / "summary.json", dataset, made)
+
+
+def _tell(path: Path, dataset: DatasetSettings, made: bool) -> None:
+    """What there is, and what is left out: where it was made just now, the latter was said already."""
+    summary = read_json(path)
+    for line in [] if made else left_out_in_words(summary, path):
+        log.warning("%s", line)
+    for line in counts_in_words(summary, dataset):
+        log.info("%s", line)
