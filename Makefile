@@ -24,7 +24,7 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 repro: install ## run the whole pipeline (dvc repro), print the result table and where the report is
-	@python -m flows.mend
+	@python -m clpdd.flows.mend
 	@dvc repro
 	@clpdd results
 
@@ -56,7 +56,7 @@ speed: install ## speed and memory of the parts, measured side by side
 	python -m speed
 
 serve: install ## a Prefect server, worker and the deployments on 127.0.0.1 until Ctrl-C
-	python -m flows.serve
+	python -m clpdd.flows.serve
 
 torture: install ## kill the pipeline again and again and compare every artifact with an untouched run
 	python -m tests.torture

@@ -36,6 +36,7 @@ ORDER = (
     "benchmark",
     "workspace",
     "cli",
+    "flows",
 )
 """From the ground up: a folder imports from those before it alone."""
 
@@ -128,7 +129,10 @@ def test_modules_import_each_other_in_no_circle() -> None:
 def test_inner_faces_say_what_the_folder_may_know_and_import_nothing(path: Path) -> None:
     tree = ast.parse(path.read_bytes())
     assert len((ast.get_docstring(tree) or "").split(". ")) > 1 or "\n\n" in (ast.get_docstring(tree) or "")
-    assert len(tree.body) == 1
+    if path.parent.name == "flows":  # Prefect reads its surroundings when it is imported: they are prepared first
+        assert [name for _, name in imports(path)] == ["__future__.annotations", "clpdd.flows.environment.prepare"]
+    else:
+        assert len(tree.body) == 1
 
 
 def test_an_import_inside_a_function_has_its_reason_beside_it() -> None:

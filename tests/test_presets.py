@@ -30,7 +30,7 @@ from clpdd.errors import SettingsError
 from .trees import TREES, table
 
 ROOT = Path(__file__).parent.parent
-FOLDER = ROOT / "presets"
+FOLDER = ROOT / "clpdd" / "presets"
 DATASETS = sorted(path.stem for path in (FOLDER / "datasets").glob("*.yaml"))
 ENCODERS = sorted(path.stem for path in (FOLDER / "encoders").glob("*.yaml"))
 

@@ -11,9 +11,9 @@ import pytest
 
 from clpdd.config.augment import AugmentSettings
 from clpdd.config.distill import DistillSettings
+from clpdd.flows.artifacts import read_progress
 from clpdd.runtime.progress import Progress
 from clpdd.stages.distill import distill
-from flows.artifacts import read_progress
 from tests.runs import variant
 
 from .conftest import World

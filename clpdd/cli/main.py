@@ -22,6 +22,7 @@ from ..storage.layout import SPLITS
 from . import commands, whole
 from .arguments import DATA, PARAMS, settle, whole_number
 from .clone import refuse_other_code
+from .presets import PRESETS
 
 __all__ = ["build_parser", "main"]
 
@@ -97,7 +98,9 @@ def _prepare(add: Callable[..., argparse.ArgumentParser]) -> None:
     text = "write a preset into the settings file, or list them with their expected cost"
     preset = add("preset", commands.preset, text)
     preset.add_argument("name", nargs="?", help="DATASET-ENCODER; without it, presets are listed")
-    preset.add_argument("--presets", type=Path, default=Path("presets"), help="folder of presets (default: presets)")
+    preset.add_argument(
+        "--presets", type=Path, default=PRESETS, help="folder of presets (default: those that come along)"
+    )
     preset.add_argument("--root", help="folder the dataset's files lie in (default: the preset's)")
     text = "walk the settings through every stage with random weights: shapes, one step, speed, expected cost"
     add("dry-run", commands.dry_run, text)

@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 
 from clpdd.config.cache import CacheSettings
 from clpdd.encoders.encoder import Encoder
+from clpdd.flows.dvc_commands import Stage, forget
 from clpdd.stages.cache import cache_features
 from clpdd.storage.files import sha256_tree
-from flows.dvc_commands import Stage, forget
 from tests.runs import run_in
 
 from .conftest import ROWS, SMALL, counted, flip, make_encoder

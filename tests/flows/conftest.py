@@ -25,9 +25,9 @@ os.environ["PREFECT_HOME"] = _HOME  # before anything imports Prefect
 # a run that is held asks again every 30 s otherwise
 os.environ["PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS"] = "3"
 
-from flows import processes  # noqa: E402
-from flows.environment import ROOT  # noqa: E402
-from flows.serve import Served, serve  # noqa: E402
+from clpdd.flows import processes  # noqa: E402
+from clpdd.flows.environment import ROOT  # noqa: E402
+from clpdd.flows.serve import Served, serve  # noqa: E402
 
 HERE = Path(__file__).parent
 

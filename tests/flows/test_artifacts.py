@@ -8,7 +8,7 @@ from statistics import stdev
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flows.artifacts import result_rows
+from clpdd.flows.artifacts import result_rows
 
 
 def test_the_spread_is_the_sample_standard_deviation_as_everywhere_else(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import dvc_commands as dvc
-from flows import processes
+from clpdd.flows import dvc_commands as dvc
+from clpdd.flows import processes
 
 from .conftest import Toy, command, gone, make_toy, until
 
@@ -100,7 +100,7 @@ def test_sigkill_of_the_owner_leaves_no_orphan_and_loses_no_step(toy: Toy) -> No
     (toy.root / "data").mkdir()
     (toy.root / "data" / "index.txt").write_text("index\n")
     script = (
-        "import sys; from pathlib import Path; from flows import processes; root = Path(sys.argv[1]);"
+        "import sys; from pathlib import Path; from clpdd.flows import processes; root = Path(sys.argv[1]);"
         "processes.run(['python', 'toy.py', 'cache@a', '99', 'data/features/a.txt', 'data/index.txt'], root, print, 10)"
     )
     owner = subprocess.Popen([sys.executable, "-c", script, str(toy.root)], cwd=HERE.parent.parent)
@@ -117,7 +117,7 @@ def test_sigkill_of_the_owner_leaves_no_orphan_and_loses_no_step(toy: Toy) -> No
 def test_a_lock_ends_with_its_holder(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     script = (
-        "import sys, time; from pathlib import Path; from flows import processes\n"
+        "import sys, time; from pathlib import Path; from clpdd.flows import processes\n"
         "with processes.holding(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen(

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 
-from flows import errors
+from clpdd.flows import errors
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.mend import mend
+from clpdd.flows.mend import mend
 
 LOCK = Path(__file__).parents[2] / "dvc.lock"
 WHOLE = (

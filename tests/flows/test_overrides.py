@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from clpdd.errors import SettingsError
-from flows.environment import ROOT
-from flows.overrides import apply_overrides, parse_override
+from clpdd.flows.environment import ROOT
+from clpdd.flows.overrides import apply_overrides, parse_override
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_the_values_are_those_that_dvc_writes(project: Path, tmp_path_factory: p
 
 def test_sigkill_at_any_moment_leaves_a_whole_file(project: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from flows.overrides import apply_overrides\n"
+        "import sys; from pathlib import Path; from clpdd.flows.overrides import apply_overrides\n"
         "for n in range(10**6): apply_overrides(Path(sys.argv[1]), [f'seed={n % 1000 + 1}'])"
     )
     for pause in (0.0, 0.01, 0.03):

@@ -30,8 +30,8 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.environment import ROOT
-from flows.serve import Served
+from clpdd.flows.environment import ROOT
+from clpdd.flows.serve import Served
 
 from .conftest import Toy, command, gone, make_toy, until
 
@@ -57,7 +57,7 @@ def worker(served: Served, name: str) -> Iterator[subprocess.Popen[bytes]]:
     """A worker, killed with all its runs at the end of the block if it still lives."""
     with open(served.logs / f"{name}.log", "ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.worker", "--name", name],
+            [sys.executable, "-m", "clpdd.flows.worker", "--name", name],
             cwd=ROOT,
             env=served.environment,
             stdout=log,
@@ -119,9 +119,9 @@ def tasks(client: SyncPrefectClient, run: FlowRun, count: int) -> dict[str, Task
 
 
 def local(served: Served, toy: Toy, *arguments: str) -> subprocess.Popen[str]:
-    """``python -m flows.pipeline`` that reports to the server."""
+    """``python -m clpdd.flows.pipeline`` that reports to the server."""
     return subprocess.Popen(
-        [sys.executable, "-m", "flows.pipeline", "--folder", str(toy.root), *arguments],
+        [sys.executable, "-m", "clpdd.flows.pipeline", "--folder", str(toy.root), *arguments],
         cwd=ROOT,
         env=served.environment,
         stdout=subprocess.PIPE,
@@ -247,7 +247,7 @@ def test_without_a_server_the_result_is_the_same(tmp_path: Path) -> None:
     environment = os.environ | {"PREFECT_HOME": str(tmp_path / "home")}
     environment.pop("PREFECT_API_URL", None)
     done = subprocess.run(
-        [sys.executable, "-m", "flows.pipeline", "--folder", str(toy.root), "cache"],
+        [sys.executable, "-m", "clpdd.flows.pipeline", "--folder", str(toy.root), "cache"],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -265,7 +265,7 @@ def test_two_processes_of_dask_give_the_same(served: Served, tmp_path: Path) -> 
     toy = make_toy(tmp_path / "toy")
     toy.meet("cache@a", "cache@b")
     done = subprocess.run(
-        [sys.executable, "-m", "flows.scale", "--folder", str(toy.root), "cache"],
+        [sys.executable, "-m", "clpdd.flows.scale", "--folder", str(toy.root), "cache"],
         cwd=ROOT,
         env=served.environment,
         capture_output=True,

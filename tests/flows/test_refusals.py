@@ -9,9 +9,9 @@ import pytest
 from prefect.logging import disable_run_logger
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from flows import deploy, serve, worker
-from flows import dvc_commands as dvc
-from flows.pipeline import main, pipeline
+from clpdd.flows import deploy, serve, worker
+from clpdd.flows import dvc_commands as dvc
+from clpdd.flows.pipeline import main, pipeline
 
 from .conftest import Toy
 

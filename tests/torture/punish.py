@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flows.mend import mend
+from clpdd.flows.mend import mend
 
 from .damage import Damage, damage
 from .moments import Moment, plan
@@ -62,7 +62,9 @@ class Report:
         lines.append(f"  by            {', '.join(f'{way} {n}' for way, n in self.ways.most_common())}")
         lines.append(f"  came too late {self.missed} more (the stage had ended)")
         if self.mended:
-            lines.append(f"DVC's own files {self.mended} cut by a kill and removed, as flows.mend does before a run")
+            lines.append(
+                f"DVC's own files {self.mended} cut by a kill and removed, as clpdd.flows.mend does before a run"
+            )
         noticed = sum(d.noticed for d in self.damages)
         kinds = Counter(d.kind for d in self.damages)
         told = ", ".join(f"{kind} {n}" for kind, n in sorted(kinds.items()))

@@ -1,4 +1,4 @@
-"""``python -m flows.worker``: a Prefect worker that leaves in good order.
+"""``python -m clpdd.flows.worker``: a Prefect worker that leaves in good order.
 
 A plain ``prefect worker start`` that gets SIGTERM leaves its runs behind. This one, on SIGTERM, SIGUSR1 (SLURM's
 ``--signal``) or SIGINT, asks each of its runs to save and to go back on the schedule, waits for them, and exits 0;
@@ -19,8 +19,8 @@ from types import FrameType
 
 import psutil  # type: ignore[import-untyped]
 
-from clpdd.cli.arguments import whole_number
-from flows.environment import ROOT
+from ..cli.arguments import whole_number
+from .environment import ROOT
 
 __all__ = ["main"]
 
@@ -63,9 +63,9 @@ def _alive(process: psutil.Process) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the worker until it ends or a signal asks it to leave. Returns 0 after leaving in good order."""
-    from flows.deploy import read_prefect_yaml
+    from .deploy import read_prefect_yaml  # here: the rest of this module does without Prefect
 
-    parser = argparse.ArgumentParser(prog="python -m flows.worker", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m clpdd.flows.worker", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--name", help="name of the worker (default: Prefect chooses)")
     parser.add_argument("--limit", type=whole_number(1), default=4, help="flow runs at once (default: 4)")
     parser.add_argument("--grace", type=float, default=GRACE, help=f"seconds to leave in (default: {GRACE:g})")

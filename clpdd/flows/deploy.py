@@ -1,4 +1,4 @@
-"""``python -m flows.deploy``: check ``prefect.yaml`` strictly and create all it needs on the Prefect server.
+"""``python -m clpdd.flows.deploy``: check ``prefect.yaml`` strictly and create all it needs on the Prefect server.
 
 Creates or updates the work pool, the deployments, the GPU concurrency limit and two automations: one marks runs
 whose heartbeats stopped as crashed, the other starts crashed runs over. Running it again changes nothing.
@@ -23,16 +23,17 @@ from prefect.automations import Automation, AutomationCore
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate, WorkPoolCreate
 from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectAlreadyExists, PrefectException
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
-from clpdd.cli.arguments import whole_number
-from flows.environment import ROOT
-from flows.limits import ensure_limit
-from flows.pipeline import FLOW, pipeline
+from ..cli.arguments import whole_number
+from .environment import ROOT
+from .limits import ensure_limit
+from .pipeline import FLOW, pipeline
 
 __all__ = ["DeploymentError", "automations", "deploy", "read_prefect_yaml"]
 
@@ -63,8 +64,6 @@ class Schedule(_Strict):
     @field_validator("cron")
     @classmethod
     def _cron(cls, value: str) -> str:
-        from prefect.client.schemas.schedules import CronSchedule
-
         return CronSchedule(cron=value).cron
 
     @field_validator("timezone")
@@ -106,10 +105,8 @@ class Deployment(_Strict):
     @field_validator("entrypoint")
     @classmethod
     def _ours(cls, value: str) -> str:
-        path, _, name = value.partition(":")
-        known = {"flows/pipeline.py": ["pipeline"], "flows/scale.py": ["pipeline_on_dask"]}
-        if name not in known.get(path, []):
-            raise ValueError(f"{value} is no flow here (flows/pipeline.py:pipeline)")
+        if value not in ("clpdd.flows.pipeline.pipeline", "clpdd.flows.scale.pipeline_on_dask"):
+            raise ValueError(f"{value} is no flow of this package (clpdd.flows.pipeline.pipeline)")
         return value
 
     @field_validator("parameters")
@@ -275,7 +272,7 @@ def deploy(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns 0, or 1 after saying what is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m flows.deploy", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m clpdd.flows.deploy", description=__doc__.split("\n")[0])
     parser.add_argument(
         "--gpus", type=whole_number(1), default=1, help=f"slots of the concurrency limit {GPU_LIMIT} (default: 1)"
     )

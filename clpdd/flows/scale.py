@@ -17,8 +17,8 @@ from typing import Any, cast
 
 from prefect_dask import DaskTaskRunner
 
-from flows.pipeline import main as run
-from flows.pipeline import pipeline
+from .pipeline import main as run
+from .pipeline import pipeline
 
 __all__ = ["ADDRESS", "pipeline_on_dask", "runner"]
 
@@ -44,7 +44,7 @@ pipeline_on_dask = pipeline.with_options(task_runner=cast(Any, runner(os.environ
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """``python -m flows.scale``: as ``python -m flows.pipeline``, on Dask."""
+    """``python -m clpdd.flows.scale``: as ``python -m clpdd.flows.pipeline``, on Dask."""
     return run(arguments, pipeline_on_dask)
 
 

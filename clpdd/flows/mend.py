@@ -1,8 +1,9 @@
-"""DVC's own files after a kill: ``python -m flows.mend`` before ``dvc repro``.
+"""DVC's own files after a kill: ``python -m clpdd.flows.mend`` before ``dvc repro``.
 
 DVC writes ``dvc.lock`` and ``.dvc/tmp/rwlock`` in place; a kill at that moment leaves half a file, which the next DVC
 refuses ("is invalid", "JSON structure is corrupted"). Both can be made again: without ``dvc.lock`` every stage is
-taken from DVC's run cache or from the work folder, and the same file comes out.
+taken from DVC's run cache or from the work folder, and the same file comes out. It imports what it needs when it runs:
+DVC is slow to import.
 """
 
 from __future__ import annotations

@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clpdd.storage.files import sha256_tree
-from clpdd.storage.layout import SPLITS
-from flows.errors import ProjectError, StageBusy, StageError, StageInterrupted, StageRefused, StageStarved, stage_error
-from flows.mend import mend
-from flows.processes import Line, environment, holding, run, stopping
+from ..storage.files import sha256_tree
+from ..storage.layout import SPLITS
+from .errors import ProjectError, StageBusy, StageError, StageInterrupted, StageRefused, StageStarved, stage_error
+from .mend import mend
+from .processes import Line, environment, holding, run, stopping
 
 __all__ = [
     "Probe",

@@ -19,9 +19,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from clpdd.cli.arguments import whole_number
-from flows.artifacts import REPORT_URL
-from flows.environment import ROOT
+from ..cli.arguments import whole_number
+from .artifacts import REPORT_URL
+from .environment import ROOT
 
 __all__ = ["ServeError", "Served", "main", "serve"]
 
@@ -117,7 +117,7 @@ def serve(
 ) -> Iterator[Served]:
     """Server, deployments, worker and the result pages; all of it is stopped at the end of the block.
 
-    ``deploy`` holds further arguments of ``flows.deploy``.
+    ``deploy`` holds further arguments of ``clpdd.flows.deploy``.
 
     Raises ``ServeError`` when a port is taken or a part does not start.
     """
@@ -135,7 +135,7 @@ def serve(
             time.sleep(0.2)
         # a process of its own: Prefect reads which server to talk to when it is imported
         done = subprocess.run(
-            [sys.executable, "-m", "flows.deploy", "--gpus", str(gpus), *deploy],
+            [sys.executable, "-m", "clpdd.flows.deploy", "--gpus", str(gpus), *deploy],
             cwd=ROOT,
             env=served.environment,
             stdin=subprocess.DEVNULL,
@@ -148,7 +148,7 @@ def serve(
         results = str(ROOT / "data" / "results")
         served.start("reports", 1, "-m", "http.server", str(port + 1), "--bind", host, "--directory", results)
         if worker:
-            served.start("worker", 50, "-m", "flows.worker")
+            served.start("worker", 50, "-m", "clpdd.flows.worker")
         yield served
     finally:
         served.stop()
@@ -156,7 +156,7 @@ def serve(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until SIGINT or SIGTERM. Returns 0, or 1 after saying what is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m flows.serve", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m clpdd.flows.serve", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument(
         "--port",

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clpdd.config.editing import editor, put
-from clpdd.config.loading import load_settings, parse_settings
-from clpdd.config.reading import UNREADABLE, read_yaml
-from clpdd.errors import SettingsError
-from clpdd.storage.files import write_bytes
+from ..config.editing import editor, put
+from ..config.loading import load_settings, parse_settings
+from ..config.reading import UNREADABLE, read_yaml
+from ..errors import SettingsError
+from ..storage.files import write_bytes
 
 __all__ = ["apply_overrides", "parse_override"]
 

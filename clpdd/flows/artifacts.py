@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import re
 import subprocess
@@ -30,8 +31,8 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort
 from prefect.runtime import flow_run
 
-from clpdd.storage.files import sha256_file
-from clpdd.storage.layout import Layout
+from ..storage.files import sha256_file
+from ..storage.layout import Layout
 
 __all__ = ["REPORT_URL", "StageProgress", "key", "publish_artifacts", "read_progress", "result_rows"]
 
@@ -135,8 +136,6 @@ def beside_last(rows: Iterable[dict[str, Any]], last: Iterable[dict[str, Any]]) 
 
 def _last_table(artifact_key: str) -> list[dict[str, Any]]:
     """The newest table under a key that another flow run left."""
-    import json
-
     with get_client(sync_client=True) as client:
         found = client.read_artifacts(
             artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[artifact_key])),

@@ -24,14 +24,14 @@ from prefect.states import Completed, Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from clpdd.cli.arguments import whole_number
-from clpdd.errors import SettingsError
-from clpdd.storage.layout import Layout
-from flows import dvc_commands as dvc
-from flows import processes
-from flows.artifacts import StageProgress, publish_artifacts
-from flows.limits import Log, ensure_limit, slot_of
-from flows.overrides import apply_overrides
+from ..cli.arguments import whole_number
+from ..errors import SettingsError
+from ..storage.layout import Layout
+from . import dvc_commands as dvc
+from . import processes
+from .artifacts import StageProgress, publish_artifacts
+from .limits import Log, ensure_limit, slot_of
+from .overrides import apply_overrides
 
 __all__ = ["pipeline", "push_outputs", "run_stage"]
 
@@ -277,7 +277,7 @@ def _seconds(text: str) -> float:
 
 
 def main(arguments: Sequence[str] | None = None, run: Flow[..., Any] = pipeline) -> int:
-    """``python -m flows.pipeline``: the flow without a server. Returns 0 or 1."""
+    """``python -m clpdd.flows.pipeline``: the flow without a server. Returns 0 or 1."""
     parser = argparse.ArgumentParser(description="Run the pipeline under Prefect, without a server.")
     parser.add_argument("targets", nargs="*", help="stages or stage items (default: all)")
     parser.add_argument("-S", "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
