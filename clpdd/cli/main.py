@@ -48,7 +48,9 @@ def build_parser() -> argparse.ArgumentParser:
     _whole(add)
     _prepare(add)
     text = "note images, local weights and versions, which DVC does not see, and name what has changed"
-    add("inputs", commands.inputs, text)
+    inputs = add("inputs", commands.inputs, text)
+    text = "note the package's code that decides each stage too: for projects whose dvc.yaml lists no sources"
+    inputs.add_argument("--code", action="store_true", help=text)
     add("index", commands.index, "labelled images to a Parquet index of each split")
     add("cache", commands.cache, "every split through a frozen encoder into Zarr").add_argument(
         "--encoder", required=True, help="name in encoders"
