@@ -19,7 +19,7 @@ from ..runtime.machine import is_memory_error
 from ..runtime.preemption import on_signal
 from ..storage.files import explain_os_error
 from ..storage.layout import SPLITS
-from . import commands, whole
+from . import commands, init, whole
 from .arguments import DATA, PARAMS, settle, whole_number
 from .clone import refuse_other_code
 from .presets import PRESETS
@@ -97,6 +97,14 @@ def _whole(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _prepare(add: Callable[..., argparse.ArgumentParser]) -> None:
+    project = add("init", init.init, "write a project of one's own: settings, DVC pipeline, Prefect deployments")
+    project.add_argument("folder", type=Path, help="folder of the project; nothing in it is overwritten")
+    text = "folder of class folders, or Parquet file or folder (default: that of the preset)"
+    project.add_argument("--images", type=Path, help=text)
+    project.add_argument("--encoder", help="timm name or short name (default: that of the preset)")
+    project.add_argument("--preset", help="DATASET-ENCODER, as `clpdd preset` lists them (default: the digits)")
+    project.add_argument("--no-git", action="store_true", help="make no git repository")
+    project.add_argument("--no-dvc", action="store_true", help="do not initialise DVC")
     text = "write a preset into the settings file, or list them with their expected cost"
     preset = add("preset", commands.preset, text)
     preset.add_argument("name", nargs="?", help="DATASET-ENCODER; without it, presets are listed")
