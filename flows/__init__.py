@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .environment import prepare
+from flows.environment import prepare
 
 __all__: list[str] = []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import re
 import subprocess
@@ -135,8 +136,6 @@ def beside_last(rows: Iterable[dict[str, Any]], last: Iterable[dict[str, Any]]) 
 
 def _last_table(artifact_key: str) -> list[dict[str, Any]]:
     """The newest table under a key that another flow run left."""
-    import json
-
     with get_client(sync_client=True) as client:
         found = client.read_artifacts(
             artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[artifact_key])),

@@ -23,6 +23,7 @@ from prefect.automations import Automation, AutomationCore
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate, WorkPoolCreate
 from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
@@ -63,8 +64,6 @@ class Schedule(_Strict):
     @field_validator("cron")
     @classmethod
     def _cron(cls, value: str) -> str:
-        from prefect.client.schemas.schedules import CronSchedule
-
         return CronSchedule(cron=value).cron
 
     @field_validator("timezone")
@@ -106,10 +105,8 @@ class Deployment(_Strict):
     @field_validator("entrypoint")
     @classmethod
     def _ours(cls, value: str) -> str:
-        path, _, name = value.partition(":")
-        known = {"flows/pipeline.py": ["pipeline"], "flows/scale.py": ["pipeline_on_dask"]}
-        if name not in known.get(path, []):
-            raise ValueError(f"{value} is no flow here (flows/pipeline.py:pipeline)")
+        if value not in ("flows.pipeline.pipeline", "flows.scale.pipeline_on_dask"):
+            raise ValueError(f"{value} is no flow of this package (flows.pipeline.pipeline)")
         return value
 
     @field_validator("parameters")

@@ -8,8 +8,14 @@ from pathlib import Path
 
 __all__ = ["ROOT", "prepare"]
 
-ROOT = Path(__file__).resolve().parent.parent
-"""The project's folder, where this package lies."""
+
+def _project(start: Path) -> Path:
+    """The nearest folder from ``start`` upwards that holds a ``dvc.yaml``; ``start`` where none does."""
+    return next((folder for folder in (start, *start.parents) if (folder / "dvc.yaml").is_file()), start)
+
+
+ROOT = _project(Path.cwd())
+"""The project's folder: the one that the process was started in, or the nearest above it with a ``dvc.yaml``."""
 
 
 def prepare() -> None:

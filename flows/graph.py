@@ -1,7 +1,8 @@
 """Print DVC's own view of the project's stages as JSON: run as a script in the project's folder.
 
 A separate process, because DVC's ``Repo`` is not made for threads and keeps the folder it was opened in. Run it
-with ``python -P``: beside it lies ``dvc.py``, which must not be taken for the package ``dvc``.
+with ``python -P``: beside it lies ``dvc.py``, which must not be taken for the package ``dvc``. It imports what it needs
+when it runs.
 """
 
 from __future__ import annotations

@@ -8,7 +8,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.sync import concurrency
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 __all__ = ["Log", "ensure_limit", "slot_of"]
 
@@ -29,10 +32,6 @@ def slot_of(name: str | None, say: Log) -> Iterator[None]:
 
 def ensure_limit(name: str, slots: int = 1) -> None:
     """Create the global concurrency limit ``name`` with ``slots`` slots unless it exists."""
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
-    from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
-
     with get_client(sync_client=True) as client:
         try:
             client.read_global_concurrency_limit_by_name(name)

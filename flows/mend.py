@@ -2,7 +2,8 @@
 
 DVC writes ``dvc.lock`` and ``.dvc/tmp/rwlock`` in place; a kill at that moment leaves half a file, which the next DVC
 refuses ("is invalid", "JSON structure is corrupted"). Both can be made again: without ``dvc.lock`` every stage is
-taken from DVC's run cache or from the work folder, and the same file comes out.
+taken from DVC's run cache or from the work folder, and the same file comes out. It imports what it needs when it runs:
+DVC is slow to import.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 ``unchanged``, ``restorable`` (DVC's run cache has the outputs for what the stage reads now) or ``outdated``. A separate
 process for the reasons given in ``graph.py``. ``dvc repro --dry`` does not tell: it looks the run cache up by what the
-stage read last time, and so calls every stage cached whose dependencies have changed.
+stage read last time, and so calls every stage cached whose dependencies have changed. It imports what it needs when it
+runs.
 """
 
 from __future__ import annotations

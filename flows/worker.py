@@ -63,7 +63,7 @@ def _alive(process: psutil.Process) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the worker until it ends or a signal asks it to leave. Returns 0 after leaving in good order."""
-    from flows.deploy import read_prefect_yaml
+    from flows.deploy import read_prefect_yaml  # here: the rest of this module does without Prefect
 
     parser = argparse.ArgumentParser(prog="python -m flows.worker", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--name", help="name of the worker (default: Prefect chooses)")

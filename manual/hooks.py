@@ -35,7 +35,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "notebook": notebook_page,
     "index-columns": lambda: columns(INDEX),
     "results-columns": lambda: columns(RESULTS),
-    "presets": lambda: presets_reference(ROOT / "presets"),
+    "presets": lambda: presets_reference(ROOT / "clpdd" / "presets"),
     "stages": lambda: stages_reference(ROOT / "dvc.yaml"),
     "variants": variants_reference,
 }

@@ -292,7 +292,7 @@ def test_a_model_without_a_class_token_keeps_its_mean_patch() -> None:
 
 
 def test_short_names_agree_with_the_presets_and_with_timm() -> None:
-    folder = Path(__file__).parents[1] / "presets" / "encoders"
+    folder = Path(__file__).parents[1] / "clpdd" / "presets" / "encoders"
     for name, known in KNOWN_ENCODERS.items():
         assert timm.is_model(known.model.split(".")[0])
         options = yaml.safe_load((folder / f"{name}.yaml").read_text())["encoder_options"][name]

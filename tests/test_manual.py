@@ -76,10 +76,10 @@ def test_stages_and_variants_are_those_of_the_pipeline() -> None:
 
 
 def test_every_preset_says_what_it_is() -> None:
-    files = sorted((ROOT / "presets").glob("*/*.yaml"))
+    files = sorted((ROOT / "clpdd" / "presets").glob("*/*.yaml"))
     assert files
     assert [path.name for path in files if not path.read_text(encoding="utf-8").startswith("# ")] == []
-    text = presets_reference(ROOT / "presets")
+    text = presets_reference(ROOT / "clpdd" / "presets")
     assert all(f"<code>{path.stem}</code>" in text for path in files)
 
 

@@ -136,9 +136,8 @@ def test_a_preset_s_root_is_found_from_the_folder_it_was_given_in(
     home.mkdir()
     shutil.copy(root / "params.yaml", home)
     monkeypatch.chdir(tmp_path)
-    presets = ["--presets", str(root / "presets")]
-    assert main(["--params", "p/params.yaml", "preset", "cub200-clip", "--root", "birds", *presets]) == 0
+    assert main(["--params", "p/params.yaml", "preset", "cub200-clip", "--root", "birds"]) == 0
     assert load_settings(home / "params.yaml").dataset.root == str(tmp_path / "birds")
     monkeypatch.chdir(home)
-    assert main(["preset", "cub200-clip", "--root", "birds", *presets]) == 0
+    assert main(["preset", "cub200-clip", "--root", "birds"]) == 0
     assert load_settings("params.yaml").dataset.root == "birds"

@@ -32,7 +32,7 @@ from tests.photos import draw_photos
 from .trees import TREES, table
 
 ROOT = Path(__file__).parent.parent
-FOLDER = ROOT / "presets"
+FOLDER = ROOT / "clpdd" / "presets"
 DATASETS = sorted(path.stem for path in (FOLDER / "datasets").glob("*.yaml"))
 ENCODERS = sorted(path.stem for path in (FOLDER / "encoders").glob("*.yaml"))
 

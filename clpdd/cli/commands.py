@@ -100,7 +100,7 @@ def inputs(options: argparse.Namespace) -> None:
     from ..stages.inputs import run_inputs
     from ..storage.layout import Layout
 
-    run_inputs(load_settings(options.params), Layout(options.data))
+    run_inputs(load_settings(options.params), Layout(options.data), code=options.code)
 
 
 def index(options: argparse.Namespace) -> None:

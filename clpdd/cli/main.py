@@ -20,9 +20,10 @@ from ..runtime.preemption import on_signal
 from ..runtime.retries import tell_retries_once
 from ..storage.files import explain_os_error
 from ..storage.layout import SPLITS
-from . import commands, whole
+from . import commands, init, whole
 from .arguments import DATA, PARAMS, settle, whole_number
 from .clone import refuse_other_code
+from .presets import PRESETS
 
 __all__ = ["build_parser", "main"]
 
@@ -48,7 +49,9 @@ def build_parser() -> argparse.ArgumentParser:
     _whole(add)
     _prepare(add)
     text = "note images, local weights and versions, which DVC does not see, and name what has changed"
-    add("inputs", commands.inputs, text)
+    inputs = add("inputs", commands.inputs, text)
+    text = "note the package's code that decides each stage too: for projects whose dvc.yaml lists no sources"
+    inputs.add_argument("--code", action="store_true", help=text)
     add("index", commands.index, "labelled images to a Parquet index of each split")
     add("cache", commands.cache, "every split through a frozen encoder into Zarr").add_argument(
         "--encoder", required=True, help="name in encoders"
@@ -99,10 +102,20 @@ def _whole(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _prepare(add: Callable[..., argparse.ArgumentParser]) -> None:
+    project = add("init", init.init, "write a project of one's own: settings, DVC pipeline, Prefect deployments")
+    project.add_argument("folder", type=Path, help="folder of the project; nothing in it is overwritten")
+    text = "folder of class folders, or Parquet file or folder (default: that of the preset)"
+    project.add_argument("--images", type=Path, help=text)
+    project.add_argument("--encoder", help="timm name or short name (default: that of the preset)")
+    project.add_argument("--preset", help="DATASET-ENCODER, as `clpdd preset` lists them (default: the digits)")
+    project.add_argument("--no-git", action="store_true", help="make no git repository")
+    project.add_argument("--no-dvc", action="store_true", help="do not initialise DVC")
     text = "write a preset into the settings file, or list them with their expected cost"
     preset = add("preset", commands.preset, text)
     preset.add_argument("name", nargs="?", help="DATASET-ENCODER; without it, presets are listed")
-    preset.add_argument("--presets", type=Path, default=Path("presets"), help="folder of presets (default: presets)")
+    preset.add_argument(
+        "--presets", type=Path, default=PRESETS, help="folder of presets (default: those that come along)"
+    )
     preset.add_argument("--root", help="folder the dataset's files lie in (default: the preset's)")
     text = "walk the settings through every stage with random weights: shapes, one step, speed, expected cost"
     add("dry-run", commands.dry_run, text)

@@ -1,8 +1,8 @@
 """Presets: a dataset and an encoder by one name, ``imagenet1k-dinov2``, written into ``params.yaml``.
 
-``presets/datasets`` and ``presets/encoders`` hold the halves, fragments of ``params.yaml``; each can stand with each.
-All halves of a kind set the same keys, so that one preset leaves nothing of another behind. They go into the file
-itself because DVC reads the encoders and methods of its matrix from there.
+``clpdd/presets/datasets`` and ``clpdd/presets/encoders`` hold the halves, fragments of ``params.yaml``; each can stand
+with each. All halves of a kind set the same keys, so that one preset leaves nothing of another behind. They go into the
+file itself because DVC reads the encoders and methods of its matrix from there.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ from ..errors import SettingsError
 from ..storage.files import write_bytes
 from .cost import ASSUMED_IN_WORDS, duration, estimate, published
 
-__all__ = ["apply_preset", "preset", "preset_names", "preset_table"]
+__all__ = ["PRESETS", "apply_preset", "preset", "preset_names", "preset_table"]
+
+PRESETS = Path(__file__).parents[1] / "presets"
+"""Folder of the presets that come with the package."""
 
 _WHOLE = ("encoder_options",)  # a mapping by names of encoders: those of other presets must go
 
 
-def preset_names(folder: Path | str = "presets") -> list[str]:
+def preset_names(folder: Path | str = PRESETS) -> list[str]:
     """Every ``DATASET-ENCODER``. Raises ``SettingsError`` when there are none in ``folder``."""
     datasets, encoders = _halves(Path(folder), "datasets"), _halves(Path(folder), "encoders")
     return [f"{dataset}-{encoder}" for dataset in datasets for encoder in encoders]
@@ -34,11 +37,13 @@ def preset_names(folder: Path | str = "presets") -> list[str]:
 def _halves(folder: Path, kind: str) -> list[str]:
     found = sorted(path.stem for path in (folder / kind).glob("*.yaml"))
     if not found:
-        raise SettingsError(f"{folder / kind} holds no presets: run in the project's folder, or pass --presets FOLDER")
+        raise SettingsError(
+            f"{folder / kind} holds no presets: correct --presets, or leave it out for those that come along"
+        )
     return found
 
 
-def preset(name: str, folder: Path | str = "presets") -> dict[str, Any]:
+def preset(name: str, folder: Path | str = PRESETS) -> dict[str, Any]:
     """The settings that a preset fixes, nested as in ``params.yaml``. Raises ``SettingsError`` for an unknown name."""
     folder = Path(folder)
     dataset, _, encoder = name.rpartition("-")
@@ -53,7 +58,7 @@ def preset(name: str, folder: Path | str = "presets") -> dict[str, Any]:
     return merged(one, other, _WHOLE)
 
 
-def preset_table(folder: Path | str = "presets") -> str:
+def preset_table(folder: Path | str = PRESETS) -> str:
     """Datasets by encoders: how long the whole pipeline of every preset takes, at ``cost.ASSUMED``."""
     folder = Path(folder)
     datasets, encoders = _halves(folder, "datasets"), _halves(folder, "encoders")
@@ -85,7 +90,7 @@ def preset_table(folder: Path | str = "presets") -> str:
     )
 
 
-def apply_preset(name: str, params: Path, folder: Path | str = "presets", root: str | None = None) -> Settings:
+def apply_preset(name: str, params: Path, folder: Path | str = PRESETS, root: str | None = None) -> Settings:
     """Write a preset into a settings file, whole or not at all; other settings and all comments stay.
 
     Args:

@@ -2,7 +2,8 @@
 
 Images, local weights, and the versions of timm and torch. ``data/inputs/dataset.json`` is what ``index`` depends on,
 ``data/inputs/encoders/ENCODER.json`` what the stages that encode depend on: unchanged inputs are the same bytes, and
-nothing runs again. What has changed since the last time is named. The package's own code is seen by DVC itself.
+nothing runs again. What has changed since the last time is named. In a clone DVC itself sees the package's code; where
+the package is installed elsewhere, ``data/inputs/code`` tells of it, see ``stages.code``.
 
 Torch is not imported: this takes about a second.
 """
@@ -23,6 +24,7 @@ from ..storage.digests import RememberedDigests
 from ..storage.files import canonical_json, read_json, remove, remove_leftovers, write_bytes, write_json
 from ..storage.layout import Layout
 from ..storage.work import exclusive
+from .code import code_notes
 
 __all__ = ["news_of_images", "remember_images", "run_inputs"]
 
@@ -32,11 +34,12 @@ _DECIDING = ("timm", "torch")
 """Packages that decide features: other versions of them may encode an image otherwise."""
 
 
-def run_inputs(settings: Settings, layout: Layout, base: Path = Path(".")) -> list[str]:
+def run_inputs(settings: Settings, layout: Layout, base: Path = Path("."), code: bool = False) -> list[str]:
     """Write what is seen of the inputs below ``layout.root / "inputs"``; files that stay the same are not touched.
 
     Args:
         base: what the paths of the settings are relative to.
+        code: note what decides each stage of the package's code and defaults, too.
 
     Returns:
         A line for each thing that has changed since the last time; they are logged as well.
@@ -50,13 +53,17 @@ def run_inputs(settings: Settings, layout: Layout, base: Path = Path(".")) -> li
     with exclusive(layout.work, "inputs", settings.runtime.wait_seconds):
         digests = RememberedDigests(layout.work / "inputs" / "digests.json")
         encoders = {name: _encoder(settings, name, base, digests) for name in settings.encoders}
+        notes = code_notes(settings, digests) if code else {}
         digests.save()
         seen = look(settings.dataset, base, layout.made)
-        memory = layout.work / "inputs" / "encoders.json"
+        memory, known = layout.work / "inputs" / "encoders.json", layout.work / "inputs" / "code.json"
         before = _recall(memory)
         lines = [*_said_of_encoders(before or {}, encoders), *news_of_images(layout, seen)]
-        _write(layout, {"dataset": settings.dataset.name, **seen.summary()}, encoders)
+        lines += _said_of_code(_recall(known) or {}, notes)
+        _write(layout, {"dataset": settings.dataset.name, **seen.summary()}, encoders, notes)
         write_json(memory, encoders)
+        if code:
+            write_json(known, notes)
         remember_images(layout, seen)
     first = "inputs are noted" if before is None else "inputs are up to date"
     for line in lines or [f"{first}: {_told(seen, encoders)}"]:
@@ -112,6 +119,19 @@ def _said_of_encoders(before: Mapping[str, Any], now: Mapping[str, Any]) -> list
     return list(dict.fromkeys(lines))
 
 
+def _said_of_code(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """A line for each set of stages whose code has changed, with files of it."""
+    stages: dict[tuple[str, ...], list[str]] = {}
+    for name, note in now.items():
+        old, new = before.get(name, note)["files"], note["files"]
+        if files := tuple(sorted(file for file in old.keys() | new.keys() if old.get(file) != new.get(file))):
+            stages.setdefault(files, []).append(name)
+    told = (
+        (files[:3], "" if len(files) <= 3 else f" and {len(files) - 3} more", names) for files, names in stages.items()
+    )
+    return [f"code of {', '.join(names)} changed: {', '.join(files)}{more}" for files, more, names in told]
+
+
 # -- what was seen the last time ---------------------------------------------------------------------------------------
 
 
@@ -150,13 +170,16 @@ def _version(package: str) -> str:
     return importlib.metadata.version(package).partition("+")[0]  # what follows names the build: +cpu, +cu130
 
 
-def _write(layout: Layout, dataset: Mapping[str, Any], encoders: Mapping[str, Any]) -> None:
+def _write(
+    layout: Layout, dataset: Mapping[str, Any], encoders: Mapping[str, Any], notes: Mapping[str, Mapping[str, Any]]
+) -> None:
     wanted: dict[Path, Mapping[str, Any]] = {layout.dataset_inputs: dataset}
     wanted |= {layout.encoder_inputs(name): found for name, found in encoders.items()}
+    wanted |= {layout.code_inputs(name): note for name, note in notes.items()}
     folder = layout.dataset_inputs.parent
     remove_leftovers(folder)
     for stray in [path for path in folder.rglob("*.json") if path not in wanted]:
-        remove(stray)  # of an encoder that is no longer among the settings
+        remove(stray)  # of an encoder or a method that is no longer among the settings
     for path, record in wanted.items():
         if not (path.is_file() and path.read_text(encoding="utf-8", errors="replace") == canonical_json(record)):
             write_json(path, record)

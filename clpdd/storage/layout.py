@@ -26,6 +26,10 @@ class Layout:
         """What was seen of an encoder's local weights, and versions that decide its features."""
         return self.root / "inputs" / "encoders" / f"{encoder}.json"
 
+    def code_inputs(self, name: str) -> Path:
+        """What was seen of the package's code that decides a stage, ``distill/METHOD`` for one of the methods."""
+        return self.root / "inputs" / "code" / f"{name}.json"
+
     @property
     def made(self) -> list[Path]:
         """Every folder that the pipeline writes in."""

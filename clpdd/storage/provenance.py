@@ -9,15 +9,16 @@ from pathlib import Path
 
 from .files import sha256_bytes, sha256_file
 
-__all__ = ["code_digest", "code_files", "decides_nothing"]
+__all__ = ["PACKAGE", "code_digest", "code_files", "decides_nothing"]
 
-_PACKAGE = "clpdd"
+_NAME = "clpdd"
 _DECIDES_NOTHING = ("clpdd.catalogue", "clpdd.config.runtime", "clpdd.runtime")
 """Modules and folders that decide no byte of a result by themselves, so that no digest covers them: how a run shows
 itself and stops, and the entries of catalogues and settings, whose values are in a stage's fingerprint. The package's
 own face, a list of public names, is none either."""
 
-_HERE = Path(__file__).parents[1]
+PACKAGE = Path(__file__).parents[1]
+"""The folder of the running package."""
 
 
 def code_files(*modules: str, root: Path | None = None) -> list[str]:
@@ -39,18 +40,18 @@ def code_files(*modules: str, root: Path | None = None) -> list[str]:
     Raises:
         ValueError: a name that is no module of the package.
     """
-    return list(_closure(modules, root or _HERE))
+    return list(_closure(modules, root or PACKAGE))
 
 
 def code_digest(*modules: str, root: Path | None = None) -> str:
     """Hex SHA-256 over the names and bytes of ``code_files(*modules)``."""
-    return _digest(modules, root or _HERE)
+    return _digest(modules, root or PACKAGE)
 
 
 def decides_nothing(module: str) -> bool:
     """Whether a module decides no byte of a result by itself, so that no digest covers it."""
     below = (module == name or module.startswith(f"{name}.") for name in _DECIDES_NOTHING)
-    return module == _PACKAGE or any(below)
+    return module == _NAME or any(below)
 
 
 @lru_cache(maxsize=64)
@@ -65,7 +66,7 @@ def _closure(modules: tuple[str, ...], root: Path) -> tuple[str, ...]:
     waiting = list(modules)
     for module in modules:
         if _source(module, root) is None:
-            raise ValueError(f"{module} is no module of the package {_PACKAGE} in {root}")
+            raise ValueError(f"{module} is no module of the package {_NAME} in {root}")
     while waiting:
         module = waiting.pop()
         path = _source(module, root)
@@ -81,7 +82,7 @@ def _closure(modules: tuple[str, ...], root: Path) -> tuple[str, ...]:
 
 def _source(module: str, root: Path) -> Path | None:
     package, *below = module.split(".")
-    if package != _PACKAGE:
+    if package != _NAME:
         return None
     folder = root.joinpath(*below)
     if (folder / "__init__.py").is_file():
