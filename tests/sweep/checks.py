@@ -157,14 +157,10 @@ def _named(name: str) -> nn.Module:
     return _meta(Model("", name, {}, ()))
 
 
-def _structure(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Shapes of the weights that are the same at every image size and with whatever teacher."""
-    state = model.state_dict()
-    return {
-        k: tuple(v.shape)
-        for k, v in state.items()
-        if not any(word in k for word in ("pos", "rel", "table", "bias", "dist"))
-    }
+def _structure(model: nn.Module) -> list[tuple[int, ...]]:
+    """Shapes of the weights that are the same at every image size, with whatever teacher and by whatever names."""
+    state, other = model.state_dict(), ("pos", "rel", "table", "bias", "dist")
+    return sorted(tuple(value.shape) for key, value in state.items() if not any(word in key for word in other))
 
 
 def _meta(model: Model) -> nn.Module:
@@ -206,7 +202,10 @@ def _blind_by_gradient(encoder: Encoder) -> tuple[int, int]:
 
 
 def _wrong(model: Model, file: Path, shape: tuple[int, int], row: Row) -> str:
-    """Weights that lack one, have one too many, or are those of the next larger model of another structure."""
+    """Weights that lack one, have one too many, or are those of the next larger model of another structure.
+
+    A neighbour that timm's own loading takes is none: its conversion says that the weights are the same model's.
+    """
     state = load_file(file)
     own = set(_meta(model).state_dict())
     last = sorted(own & set(state))[-1]
@@ -218,15 +217,25 @@ def _wrong(model: Model, file: Path, shape: tuple[int, int], row: Row) -> str:
     if neighbour is not None:
         _saved(neighbour, {}, file.with_name("other.safetensors"))
         wrong[neighbour] = load_file(file.with_name("other.safetensors"))
-    taken = []
+    taken, converted = [], []
     for name, weights in wrong.items():
         changed = file.with_name("wrong.safetensors")
         save_file(weights, changed)
         try:
             _load(model, changed, None)
-            taken.append(name)
+            (converted if name == neighbour and _timm_takes(model, changed, shape) else taken).append(name)
         except ArtifactError as error:
             _refusal(row, "wrong", error)
     if taken:
         row.faults["wrong weights taken"] = ", ".join(taken)
-    return f"taken: {', '.join(taken)}" if taken else f"{len(wrong)} refused"
+        return f"taken: {', '.join(taken)}"
+    told = f"{len(wrong) - len(converted)} refused"
+    return told + (f", {converted[0]} converted as by timm" if converted else "")
+
+
+def _timm_takes(model: Model, file: Path, shape: tuple[int, int]) -> bool:
+    try:
+        _theirs(model, file, shape, sized=False)
+    except REFUSALS:
+        return False
+    return True
