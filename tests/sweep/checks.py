@@ -217,7 +217,8 @@ def _wrong(model: Model, file: Path, shape: tuple[int, int], row: Row) -> str:
     if neighbour is not None:
         _saved(neighbour, {}, file.with_name("other.safetensors"))
         wrong[neighbour] = load_file(file.with_name("other.safetensors"))
-    taken, converted = [], []
+    taken: list[str] = []
+    converted: list[str] = []
     for name, weights in wrong.items():
         changed = file.with_name("wrong.safetensors")
         save_file(weights, changed)
