@@ -6,12 +6,18 @@ what is deterministic; ``report.html`` also shows clock readings where there are
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..config.settings import Settings
+from ..encoders.encoder import Encoder
+from ..errors import ClpddError
+from ..features.store import FeatureStore
 from ..report.clocks import read_clocks, timed_results
-from ..report.data import gather, read_sources
+from ..report.data import Sources, gather, read_sources
+from ..report.insight import Insight, look_closer
 from ..report.page import render
 from ..storage.files import canonical_json, read_json, sha256_file, write_bytes, write_json
 from ..storage.layout import Layout
@@ -20,16 +26,23 @@ from ..storage.work import exclusive
 if TYPE_CHECKING:
     from .project import Project
 
+log = logging.getLogger(__name__)
+
 __all__ = ["page_is_current", "run_report", "write_report"]
 
 
-def write_report(layout: Layout, settings: Settings, out: Path | None = None) -> dict[str, Path]:
+def write_report(
+    layout: Layout, settings: Settings, out: Path | None = None, encoder: Callable[[], Encoder] | None = None
+) -> dict[str, Path]:
     """Write the report of a finished pipeline.
 
     Args:
         layout: where the artifacts lie; nothing but ``out`` is written.
         settings: the settings they were made with.
         out: folder of the files; ``None`` takes ``layout.results``.
+        encoder: gives the first encoder of the settings, for what needs one: the picture of feature space and the
+            mistakes of the probe that is handed over. They are left out, with a word, where it cannot be had, where
+            features are missing, and without this argument.
 
     Returns:
         Paths by file name: ``report.json`` (the same bytes for the same artifacts), ``report.html`` (one self-contained
@@ -42,9 +55,10 @@ def write_report(layout: Layout, settings: Settings, out: Path | None = None) ->
     out = layout.results if out is None else Path(out)
     sources, clocks = read_sources(layout, settings), read_clocks(layout)
     facts = gather(sources, settings)
+    insight = None if encoder is None else _insight(layout, settings, sources, facts, encoder)
     contents = {
         "report.json": canonical_json(facts).encode(),
-        "report.html": render(facts, sources.sets, clocks, layout, settings).encode(),
+        "report.html": render(facts, sources.sets, clocks, layout, settings, insight).encode(),
         "results-timed.parquet": timed_results(layout.results / "results.parquet", clocks),
     }
     for name, data in contents.items():
@@ -52,10 +66,26 @@ def write_report(layout: Layout, settings: Settings, out: Path | None = None) ->
     return {name: out / name for name in contents}
 
 
+def _insight(
+    layout: Layout, settings: Settings, sources: Sources, facts: dict[str, Any], encoder: Callable[[], Encoder]
+) -> Insight | None:
+    name, method = settings.encoders[0], facts["headline"]["method"]
+    sets = {own: data for (distil, own), data in sources.sets.items() if distil == name}
+    try:
+        for split in ("train", "validation", "test"):  # before the encoder, which takes longer to load
+            FeatureStore.open(layout.features(name, split))
+        return look_closer(layout, encoder(), method, sets, settings.evaluate, settings.seed)
+    except ClpddError as error:
+        log.warning("the report has no picture of feature space and no mistakes: %s", error)
+        return None
+
+
 def run_report(project: Project) -> dict[str, Path]:
     """The result page."""
     with exclusive(project.layout.work, "report", project.settings.runtime.wait_seconds):
-        paths = write_report(project.layout, project.settings)
+        paths = write_report(
+            project.layout, project.settings, encoder=lambda: project.encoder(project.settings.encoders[0])
+        )
         write_json(_drawn(project), {"report.json": sha256_file(paths["report.json"])})
         return paths
 
