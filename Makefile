@@ -10,7 +10,7 @@ export DO_NOT_TRACK := 1
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro test lint docs bench ablate speed serve torture gpu clean newest oldest
+.PHONY: help install repro test lint docs bench ablate speed serve torture sweep gpu clean newest oldest
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ serve: install ## a Prefect server, worker and the deployments on 127.0.0.1 unti
 
 torture: install ## kill the pipeline again and again and compare every artifact with an untouched run
 	python -m tests.torture
+
+sweep: install ## load the smallest model of every timm module with its own weights; rewrites docs/reference/encoders.md
+	python -m tests.sweep
 
 gpu: ## every stage on this machine's CUDA device, with the python on the PATH: a table
 	PYTHONPATH=$(CURDIR):$$PYTHONPATH $(PYTHON) -m tests.gpu

@@ -7,7 +7,7 @@ Anything that is not a ``ClpddError`` is a defect of the program and keeps its t
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 __all__ = [
     "ArtifactError",
@@ -19,6 +19,8 @@ __all__ = [
     "ResourceError",
     "SettingsError",
     "SingularError",
+    "first_few",
+    "first_line",
     "remedied",
 ]
 
@@ -73,6 +75,16 @@ class Preempted(ClpddError):
     """The run was asked to stop and has saved its state: start it again to go on (75 is EX_TEMPFAIL)."""
 
     exit_code = 75
+
+
+def first_few(names: Sequence[str], most: int = 3) -> str:
+    """The first ``most`` names, with dots where there are more."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message that is not blank; the name of its type where there is none."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 @contextlib.contextmanager

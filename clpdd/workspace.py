@@ -12,10 +12,8 @@ from .config.dataset import DatasetSettings
 from .config.distill import DistillSettings
 from .config.evaluate import EvaluateSettings
 from .config.kernels import KernelSettings
-from .config.runtime import RuntimeSettings
 from .config.settings import Settings
 from .config.variants import MethodVariant
-from .datasets.build import build_index
 from .datasets.index import Index
 from .datasets.watch import look
 from .distilled.dataset import DistilledSet
@@ -34,6 +32,7 @@ from .runtime.notebook import html_table
 from .stages.cache import cache_features
 from .stages.distill import distill
 from .stages.evaluate import evaluate, evaluation_data
+from .stages.index import index_images
 from .stages.inputs import news_of_images, remember_images
 from .stages.kernels import compute_kernels
 from .stages.project import Project, Run
@@ -79,8 +78,7 @@ class Workspace:
         self.cache_settings = cache or CacheSettings()
         self.kernel_settings = kernels or KernelSettings()
         self.seed = seed
-        # a decoding process would need the caller's script to be importable, which a notebook is not
-        self.run = Run(work=self.layout.work, clocks=self.layout.clocks, runtime=RuntimeSettings(workers=0))
+        self.run = Run(work=self.layout.work, clocks=self.layout.clocks)
         self.dataset = dataset
         self._index()
 
@@ -99,7 +97,7 @@ class Workspace:
             return
         for line in news_of_images(self.layout, seen):
             log.warning("%s: the index and all that follows are made again", line)
-        build_index(dataset, self.seed, train.parent)
+        index_images(dataset, self.seed, self.layout, self.run)
         write_json(note, wanted | self._stamps())
         remember_images(self.layout, seen)
 

@@ -30,6 +30,7 @@ from clpdd.functional.seeding import generator
 from clpdd.methods.clp import ClosedFormProbe
 from clpdd.methods.lgm import GradientMatch
 from clpdd.methods.problem import FeatureProblem
+from clpdd.methods.sfm_decouple import CentreMatch
 from clpdd.optimise.context import Context
 from clpdd.stages.distill import distill
 from clpdd.storage.layout import Layout
@@ -49,6 +50,7 @@ LOSSES: dict[str, tuple[type[FeatureProblem], dict[str, Any]]] = {
     "fewer real rows than ranks": (ClosedFormProbe, {"outer_batch": 1, "encoder_batch": 64}),
     "learned labels": (ClosedFormProbe, {"labels": "learned", "encoder_batch": 64}),
     "lgm": (GradientMatch, {"encoder_batch": 6}),
+    "sfm, decoupled": (CentreMatch, {"encoder_batch": 6, "own_share": 0.5}),
     "clp, two members": (ClosedFormProbe, {"outer_batch": 37, "encoder_batch": 64}),
     "lgm, two members": (GradientMatch, {"encoder_batch": 64}),
 }

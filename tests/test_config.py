@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -288,3 +289,29 @@ def test_wrong_settings_from_python_are_refused_in_the_words_of_the_file(make: A
         with pytest.raises(SettingsError) as refused:
             parse_settings({section[make]: values})
         assert f"  {section[make]}.{told}" in str(refused.value)
+
+
+MOVED = {
+    "cache.workers": ("runtime.workers", 2),
+    "distill.checkpoint_every_seconds": ("runtime.checkpoint_every_seconds", 30.0),
+    "distill.checkpoint_every_steps": ("runtime.checkpoint_every_steps", 7),
+    "evaluate.random_draws": ("distill.random_draws", 3),
+}
+
+
+@pytest.mark.parametrize("old", MOVED)
+def test_a_key_of_an_earlier_version_is_refused_with_where_it_went_and_that_works(old: str, tmp_path: Path) -> None:
+    (section, key), (new, value) = old.split("."), MOVED[old]
+    told = f"{old}: moved to {new}; set it there"
+    (tmp_path / "params.yaml").write_text(f"{section}: {{{key}: {value}}}\n")
+    with pytest.raises(SettingsError, match=re.escape(told)):
+        load_settings(tmp_path / "params.yaml")
+    with pytest.raises(SettingsError, match=re.escape(told)):
+        parse_settings({section: {key: value}})
+    owner = {"cache": CacheSettings, "distill": DistillSettings, "evaluate": EvaluateSettings}[section]
+    with pytest.raises(SettingsError, match=re.escape(f"moved to {new}; set it there")):
+        owner(**{key: value})
+
+    target, _, field = new.partition(".")
+    (tmp_path / "params.yaml").write_text(f"{target}: {{{field}: {value}}}\n")
+    assert getattr(getattr(load_settings(tmp_path / "params.yaml"), target), field) == value

@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,8 +18,9 @@ from PIL import Image
 
 from clpdd.datasets.build import index_arrays
 from clpdd.encoders.encoder import Encoder
+from clpdd.encoders.preprocessing import Preprocess
 from clpdd.errors import ArtifactError, DataError, ResourceError
-from clpdd.features.decoding import Preprocess, choose_workers, decode_batches
+from clpdd.features.decoding import choose_workers, decode_batches
 from clpdd.storage.files import sha256_bytes
 
 BATCHES = [(0, 7), (7, 14), (14, 20), (20, 23)]
@@ -134,3 +137,42 @@ def test_preprocessing_is_the_encoders_own(shape: tuple[int, int], interpolation
 def test_a_hair_is_refused_before_it_fills_the_memory() -> None:
     with pytest.raises(DataError, match="too elongated"):
         Preprocess(224, 224, "bicubic")(Image.new("RGB", (1, 1_000_000)))
+
+
+# -- callers that are scripts ------------------------------------------------------------------------------------------
+
+_SCRIPT = """
+import sys
+from pathlib import Path
+print("script body runs", flush=True)
+import numpy as np
+from clpdd.datasets.build import index_arrays
+from clpdd.encoders.preprocessing import Preprocess
+from clpdd.features.decoding import decode_batches
+index = Path(sys.argv[1])
+pixels = np.random.default_rng(0).integers(0, 256, (3, 20, 8, 8, 3), dtype=np.uint8)
+splits = zip(("train", "validation", "test"), pixels, strict=True)
+index_arrays({split: (own, np.arange(20) % 2) for split, own in splits}, ["a", "b"], index)
+with decode_batches(index / "train.parquet", Preprocess(8, 8, "bicubic"), [(0, 8), (8, 16), (16, 20)], 2) as batches:
+    print([len(batch) for batch in batches])
+print(__name__, __spec__ is None or __spec__.name)
+"""
+
+
+@pytest.mark.parametrize("way", ["file", "stdin", "command", "module"])
+def test_a_script_without_a_main_guard_runs_once_and_to_its_end(way: str, tmp_path: Path) -> None:
+    script = tmp_path / "unguarded.py"
+    script.write_text(_SCRIPT)
+    before = {"file": [str(script)], "stdin": ["-"], "command": ["-c", _SCRIPT], "module": ["-m", "unguarded"]}[way]
+    done = subprocess.run(
+        [sys.executable, *before, str(tmp_path / "run")],
+        input=_SCRIPT if way == "stdin" else None,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    known = "unguarded" if way == "module" else "True"  # what a module knows of itself is left as it was
+    assert done.stdout.splitlines() == ["script body runs", "[8, 8, 4]", f"__main__ {known}"]

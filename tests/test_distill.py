@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from clpdd.catalogue.methods import METHODS
 from clpdd.config.augment import AugmentSettings
 from clpdd.config.distill import DistillSettings
 from clpdd.config.variants import MethodVariant
@@ -339,7 +340,7 @@ def test_too_many_images_per_class_are_refused_before_work(world: World, tmp_pat
 
 
 def test_unknown_method_lists_the_known(world: World, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="clp, lgm, random, centroid, neighbor, full"):
+    with pytest.raises(SettingsError, match=f"known are {', '.join(METHODS)}$"):
         run(world, tmp_path, "magic")
 
 

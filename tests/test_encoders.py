@@ -26,9 +26,9 @@ from clpdd.encoders.architectures import default_cfgs
 from clpdd.encoders.calling import encode
 from clpdd.encoders.encoder import Encoder
 from clpdd.encoders.loading import load_encoder
+from clpdd.encoders.preprocessing import Preprocess
 from clpdd.encoders.weights import load_weights
 from clpdd.errors import ArtifactError, ResourceError, SettingsError
-from clpdd.features.decoding import Preprocess
 
 
 def picture(width: int, height: int) -> Image.Image:

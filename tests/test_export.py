@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import json
 import tarfile
+import unicodedata
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
 from torchvision.datasets import ImageFolder
 
+from clpdd.config.dataset import DatasetSettings
+from clpdd.datasets.build import open_source
+from clpdd.datasets.listing import BadImages
+from clpdd.datasets.walking import is_clutter
 from clpdd.distilled.dataset import DistilledSet
 from clpdd.distilled.export import FORMATS, export
+from clpdd.distilled.naming import folder_names
 from clpdd.errors import ArtifactError, ResourceError, SettingsError
 from clpdd.storage.files import sha256_tree
 
@@ -38,6 +46,46 @@ def test_folder_opens_with_torchvision(source: Path, tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(picture).transpose(2, 0, 1), image.numpy())
     names = json.loads((tmp_path / "out" / "classes.json").read_text())
     assert [names[name] for name in folder.classes] == NAMES
+
+
+def set_of(folder: Path, names: list[str]) -> Path:
+    """One image of each class."""
+    images = torch.arange(len(names), dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 4, 4).contiguous()
+    return DistilledSet(images, torch.arange(len(names)), names, {"method": "clp", "dataset": "d"}).save(folder)
+
+
+def test_folders_bear_the_names_of_the_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    names = ["Blüte", "coffee cup", "rock 'n' roll, 50 % off", "ελιά"]
+    out = export(set_of(tmp_path / "set", names), "folder", tmp_path / "out")
+    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == names
+    assert caplog.text == ""
+    read = open_source(DatasetSettings(name="folder", train=str(out)), Path(), BadImages(skip=False))
+    assert read.class_names == names
+
+
+def test_names_that_no_folder_can_bear_are_changed_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    out = export(set_of(tmp_path / "set", ["and/or", "cup", "Zebra"]), "folder", tmp_path / "out")
+    assert json.loads((out / "classes.json").read_text()) == {
+        "000-and or": "and/or",
+        "001-cup": "cup",
+        "002-Zebra": "Zebra",
+    }
+    assert "folders of 3 of 3 classes have other names, e.g. 'and/or' is in '000-and or': their labels" in caplog.text
+    export(set_of(tmp_path / "other", ["a/b", "c"]), "folder", tmp_path / "two")
+    assert "folders of 1 of 2 classes have other names, e.g. 'a/b' is in 'a b': a folder cannot" in caplog.text
+
+
+@given(st.lists(st.text(min_size=1, max_size=300).filter(lambda name: name.isprintable()), unique=True, max_size=12))
+def test_any_names_become_folders_that_differ_and_keep_their_order(names: list[str]) -> None:
+    found = folder_names(names)
+    assert sorted(found) == found
+    assert len({unicodedata.normalize("NFC", folder.casefold()) for folder in found}) == len(names)
+    for folder in found:
+        assert "/" not in folder
+        assert not is_clutter(folder)
+        assert len(folder.encode()) <= 255
 
 
 def test_huggingface_opens_with_datasets(source: Path, tmp_path: Path) -> None:

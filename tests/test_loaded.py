@@ -23,6 +23,13 @@ BESIDE = {
     "clpdd.cli": "reads the line and calls the stage",
     "clpdd.distributed": "counts the processes of a run",
     "clpdd.encoders.loading": "builds the encoder, whose record in the fingerprint has the digest of model and weights",
+    "clpdd.encoders.building": "builds the model: the same",
+    "clpdd.encoders.conversion": "reads weights: the same",
+    "clpdd.encoders.coverage": "measures what an encoder sees, to refuse image sizes",
+    "clpdd.encoders.names": "knows names, to refuse others",
+    "clpdd.encoders.shapes": "knows which image size a model is for: that of an encoder is in its record",
+    "clpdd.encoders.sight": "refuses image sizes",
+    "clpdd.encoders.weight_names": "reads weights: the same",
     "clpdd.encoders.weights": "reads weights: the same",
     "clpdd.encoders.joint": "joins encoders: its class is in the digest wherever an encoder is one",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,9 @@ import pytest
 import yaml
 
 from clpdd.catalogue.datasets import entry
+from clpdd.catalogue.passes import COUNTED
 from clpdd.cli.cost import encoder_pass, estimate
+from clpdd.cli.counting import count_pass
 from clpdd.cli.dry_run import dry_run
 from clpdd.cli.main import main
 from clpdd.cli.presets import apply_preset, preset, preset_names
@@ -24,6 +27,7 @@ from clpdd.config.settings import Settings
 from clpdd.datasets.build import build_index
 from clpdd.datasets.index import Index
 from clpdd.errors import SettingsError
+from tests.photos import draw_photos
 
 from .trees import TREES, table
 
@@ -203,6 +207,20 @@ def test_passes_are_counted_on_the_architecture() -> None:
     )
 
 
+def test_the_encoders_of_the_presets_cost_what_is_listed() -> None:
+    """Their passes are listed, so that ``clpdd preset`` builds no model; a new preset's encoder belongs there too."""
+    known = [parse_settings(preset(f"digits-{encoder}", FOLDER)) for encoder in ENCODERS]
+    asked = {
+        (own.model or name, own.image_size) for s in known for e in s.encoders for name, own in s.members(e).items()
+    }
+    assert asked == {*COUNTED}
+    for key, listed in COUNTED.items():
+        found = count_pass(*key)
+        assert (found.dim, found.size, found.weights) == (listed.dim, listed.size, listed.weights)
+        assert found.macs == pytest.approx(listed.macs, rel=1e-3)
+        assert found.activations == pytest.approx(listed.activations, rel=0.1)  # what kernels keep: torch's affair
+
+
 def test_costs_follow_the_settings() -> None:
     def cost(**distill: Any) -> Any:
         return estimate(parse_settings({"dataset": {"name": "imagenet-1k", "root": "x"}, "distill": distill}), 1e12)
@@ -215,6 +233,22 @@ def test_costs_follow_the_settings() -> None:
     assert estimate(Settings.model_validate({"dataset": {"name": "folder", "train": "x"}})) is None
 
 
+def test_a_dry_run_counts_a_folder_and_says_where_it_cannot(tmp_path: Path) -> None:
+    photos = draw_photos(tmp_path / "photos", 12, ("a", "b", "c"))
+    dataset = {"name": "folder", "train": str(photos), "max_per_class": {"test": 1}}
+    quick = {"dataset": dataset, "distill": {"images_per_class": 2}, "methods": ["clp"]}
+    told: list[str] = []
+    _, cost = dry_run(parse_settings(quick), tmp_path / "run", tell=told.append)
+    assert told[-1] == "3 classes, 33 images: 27 train, 3 validation, 3 test"
+    assert cost is not None
+    assert cost.images == 33
+    assert cost.passes["cache"] == 33
+    missing = quick | {"dataset": dataset | {"train": str(tmp_path / "none")}}
+    _, cost = dry_run(parse_settings(missing), tmp_path / "other", tell=told.append)
+    assert cost is None
+    assert "images are not counted: " in told[-1]
+
+
 # -- commands ----------------------------------------------------------------------------------------------------------
 
 
@@ -224,7 +258,15 @@ def test_the_command_lists_and_writes_presets(
     options = ["--params", str(params), "preset", "--presets", str(FOLDER)]
     assert main(options) == 0
     listed = capsys.readouterr().out
-    assert all(f"{name} " in listed for name in preset_names(FOLDER))
+    table = [re.split(r" {2,}", line.strip()) for line in listed.splitlines() if "  " in line]
+    encoders, rows = table[0][3:], {row[0]: row[1:] for row in table[1:]}
+    assert table[0][:3] == ["classes", "images", "images per class"]
+    assert {f"{dataset}-{encoder}" for dataset in rows for encoder in encoders} == {*preset_names(FOLDER)}
+    assert all(len(row) == 3 + len(encoders) for row in rows.values())
+    assert rows["imagenet1k"][:3] == ["1,000", "1,331,167", "1"]
+    wanted = sum(estimate(parse_settings(preset("imagenet1k-dinov2", FOLDER))).seconds.values())  # type: ignore[union-attr]
+    assert rows["imagenet1k"][3 + encoders.index("dinov2")] == f"{wanted / 3600:.1f} h"
+    assert "Assumed: 20 T multiply-accumulates a second" in listed
     assert main([*options, "waterbirds-clip", "--root", "/birds"]) == 0
     assert load_settings(params).dataset.root == "/birds"
     assert main([*options, "waterbirds-klip"]) == 2

@@ -156,6 +156,30 @@ def test_logistic_regression_keeps_the_strength_that_is_best_on_validation() -> 
     assert each[strength] >= max(each.values()) - 1
 
 
+def test_very_many_weights_are_stopped_early_on_a_cpu_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    train = clusters(40, 5, 4)
+    whole, _ = fit_logistic(train, train, 4)
+    assert caplog.text == ""
+    monkeypatch.setattr("clpdd.probe.logistic._MANY", 19)  # 5 x 4 weights
+    monkeypatch.setattr("clpdd.probe.logistic._CPU_WORK", 0)
+    with caplog.at_level("WARNING", "clpdd"):
+        short, _ = fit_logistic(train, train, 4)
+    assert "stopped after 3 iterations at each strength" in caplog.text
+    assert not torch.equal(short.weights, whole.weights)
+    assert score(short, [train]).top1[0] > 50  # of four classes
+
+
+@pytest.mark.parametrize("classes", [3, 40])
+def test_a_ridge_probe_does_not_depend_on_the_rows_at_once(monkeypatch: pytest.MonkeyPatch, classes: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    Z, labels = torch.randn(1, 90, 6, generator=generator), torch.randint(classes, (1, 90), generator=generator)
+    whole = fit_ridge(Z, labels, classes, torch.zeros(6), 0.1)
+    monkeypatch.setattr("clpdd.probe.closed_form._TARGETS", 7 * classes)
+    torch.testing.assert_close(fit_ridge(Z, labels, classes, torch.zeros(6), 0.1).weights, whole.weights)
+
+
 def test_a_constant_feature_has_no_weight() -> None:
     Z, labels = clusters(40, 5, 2)
     Z[:, 2] = 7

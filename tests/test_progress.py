@@ -45,6 +45,19 @@ def test_a_log_has_a_line_now_and_then_and_one_at_the_end(
     assert [read_progress(line) for line in lines] == [count / 10 for count in counts]  # Prefect's bar is fed by them
 
 
+def test_one_long_piece_of_work_is_told_of_every_minute(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock(monkeypatch)
+    with Progress(2, "lgm sgd", "probe set") as progress:
+        for _ in range(200):
+            clock.now += 1
+            progress.beat()
+        lines = capsys.readouterr().err.splitlines()
+        assert lines == ["lgm sgd: 0 of 2 probe sets"] * 6  # after 5, 15, 35, 75, 135 and 195 seconds
+        progress.update(2)
+
+
 def test_what_is_left_is_reckoned_from_what_this_run_did(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -132,5 +132,12 @@ def test_unreadable_photos_are_left_out_and_told(here: Path, caplog: pytest.LogC
     (here / "photos" / "red" / "broken.png").write_bytes(b"no picture")
     (here / "quick.yaml").write_text(QUICK + "dataset: {bad_images: skip}\n")
     assert main(["run", "photos", "--params", "quick.yaml"]) == 0
-    assert re.search(r"left out as bad: 1, e\.g\. red/broken\.png", caplog.text)
+    assert len(re.findall(r"left out as bad: 1, e\.g\. red/broken\.png", caplog.text)) == 1
+    counts = "photos: 20 images of 2 classes: 14 train (7 a class), 2 validation (1 a class), 4 test (2 a class)"
+    assert counts in caplog.messages
+    caplog.clear()
+    assert main(["--params", "data/params.yaml", "index"]) == 0  # published again: it is said again
+    said = [message for message in caplog.messages if "left out" in message or "images of" in message]
+    assert said[0].startswith("left out as bad: 1, e.g. red/broken.png")
+    assert said[1] == counts
     assert pq.read_table("data/index/train.parquet").num_rows == 14

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["METHODS", "MethodEntry"]
+__all__ = ["METHODS", "MethodEntry", "selects"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,9 @@ class MethodEntry:
         passes: encoder passes that one augmented view costs in a step, forward and backward counted apart.
         unused: fields of ``DistillSettings`` that do not decide its result: changing them does not run it again.
         source: field of ``DistillSettings`` that names another method, whose set it is given; empty: none.
+        most_per_class: images per class that it can choose at most; 0: any number.
         start: ``centroid`` where it always begins with central images, which ``kernels.nearest`` must then hold.
+        images: whether its set holds images.
     """
 
     implementation: str
@@ -31,7 +33,9 @@ class MethodEntry:
     passes: int = 0
     unused: tuple[str, ...] = ()
     source: str = ""
+    most_per_class: int = 0
     start: str = ""
+    images: bool = True
 
 
 _OPTIMISATION = (
@@ -43,6 +47,7 @@ _OPTIMISATION = (
     "ridge",
     "centre",
     "outer_batch",
+    "own_share",
     "augmentations",
     "augment",
     "parameterisation",
@@ -56,7 +61,12 @@ _OPTIMISATION = (
 )
 """What decides how images are optimised; methods that choose real images use none of it."""
 
+_PEER = ("objective", "temperature", "outer_batch", "neighbor_of", "random_draws", "own_share")
+"""What methods that optimise images by another loss than CLP-DD's have no use for."""
+
 _REAL = (*_OPTIMISATION, "temperature", "encoder_batch", "precision", "neighbor_of")
+
+_CORESET = (*_REAL, "random_draws")
 
 METHODS: dict[str, MethodEntry] = {
     "clp": MethodEntry(
@@ -64,32 +74,68 @@ METHODS: dict[str, MethodEntry] = {
         title="CLP-DD",
         optimises=True,
         passes=2,
-        unused=("neighbor_of", "random_draws"),
+        unused=("neighbor_of", "random_draws", "own_share"),
     ),
     "lgm": MethodEntry(
         implementation="clpdd.methods.lgm:Lgm",
         title="LGM",
         optimises=True,
         passes=3,  # a real image is seen with every view
-        unused=("objective", "temperature", "outer_batch", "neighbor_of", "random_draws"),
+        unused=_PEER,
+    ),
+    "sfm": MethodEntry(
+        implementation="clpdd.methods.sfm:Sfm",
+        title="SFM",
+        optimises=True,
+        passes=2,
+        unused=_PEER,
+    ),
+    "sfm-decouple": MethodEntry(
+        implementation="clpdd.methods.sfm_decouple:SfmDecouple",
+        title="SFM, decoupled",
+        optimises=True,
+        passes=2,
+        unused=tuple(name for name in _PEER if name != "own_share"),
     ),
     "random": MethodEntry(implementation="clpdd.methods.real:Random", title="random real images", unused=_REAL),
     "centroid": MethodEntry(
         implementation="clpdd.methods.real:Centroid",
         title="most central real images",
-        unused=(*_REAL, "random_draws"),
+        unused=_CORESET,
         start="centroid",
+    ),
+    "k-centre": MethodEntry(implementation="clpdd.methods.k_centre:KCentre", title="k-centre coreset", unused=_CORESET),
+    "herding": MethodEntry(implementation="clpdd.methods.herding:Herding", title="herding coreset", unused=_CORESET),
+    "k-medoids": MethodEntry(
+        implementation="clpdd.methods.k_medoids:KMedoids", title="k-medoids coreset", unused=_CORESET
+    ),
+    "facility-location": MethodEntry(
+        implementation="clpdd.methods.facility_location:FacilityLocation",
+        title="facility location coreset",
+        unused=_CORESET,
+    ),
+    "ridge-greedy": MethodEntry(
+        implementation="clpdd.methods.ridge_greedy:RidgeGreedy",
+        title="greedy ridge coreset",
+        unused=tuple(name for name in _CORESET if name != "ridge"),
+        most_per_class=10,
     ),
     "neighbor": MethodEntry(
         implementation="clpdd.methods.real:Neighbor",
         title="nearest real images",
         source="neighbor_of",
-        unused=("random_draws",),
+        unused=("random_draws", "own_share"),
     ),
     "full": MethodEntry(
         implementation="clpdd.methods.real:Full",
         title="all training images",
         unused=(*_REAL, "images_per_class", "labels", "image_size", "random_draws"),
+        images=False,
     ),
 }
 """Name -> entry. ``METHODS[name].implementation`` is imported by ``clpdd.methods.loading.load_method``."""
+
+
+def selects(name: str) -> bool:
+    """Whether ``name`` is a method that takes real images as they are; variants, which are not listed, optimise."""
+    return name in METHODS and not METHODS[name].optimises

@@ -19,6 +19,7 @@ class ProtocolEntry:
         bank: whether it is run on a bank of augmented views, where ``evaluate.views`` asks for one.
         fresh: whether it can encode views afresh where no bank of them is asked for.
         of_all_data: whether it is also run on all real features, as an upper bound.
+        across: whether it is for encoders other than the one that a set was distilled with, and for these alone.
         bound: the protocol on all real data that it is measured against; empty: itself.
     """
 
@@ -29,6 +30,7 @@ class ProtocolEntry:
     bank: bool = True
     fresh: bool = False
     of_all_data: bool = False
+    across: bool = False
     bound: str = ""
 
 
@@ -45,8 +47,29 @@ PROTOCOLS: dict[str, ProtocolEntry] = {
     "logistic": ProtocolEntry(
         implementation="clpdd.evaluation.protocols.logistic",
         title="logistic regression",
-        of_images=False,
+        clean=True,
         of_all_data=True,
+    ),
+    "knn": ProtocolEntry(
+        implementation="clpdd.evaluation.protocols.knn",
+        title="nearest neighbours",
+        clean=True,
+        bank=False,
+        bound="logistic",
+    ),
+    "inherit": ProtocolEntry(
+        implementation="clpdd.evaluation.protocols.inherit",
+        title="inherited classifier",
+        clean=True,
+        across=True,
+        bound="logistic",
+    ),
+    "kd": ProtocolEntry(
+        implementation="clpdd.evaluation.protocols.kd",
+        title="SGD linear probe, taught",
+        fresh=True,
+        across=True,
+        bound="logistic",
     ),
 }
 

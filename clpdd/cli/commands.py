@@ -34,34 +34,52 @@ __all__ = [
     "dry_run",
     "evaluate",
     "export",
+    "features",
     "index",
     "inputs",
     "kernels",
+    "onnx",
     "predict",
     "preset",
     "pretrain",
     "probe",
+    "refuse_settings",
     "report",
     "results",
+    "score",
 ]
 
 log = logging.getLogger(__name__)
 
 
+_WITH_SETTINGS = ("dry-run", "index", "cache", "kernels", "distill", "evaluate", "benchmark", "ablate")
+"""Commands that cannot do without a settings file, and import torch."""
+
+
+def refuse_settings(options: argparse.Namespace) -> None:
+    """Raise ``SettingsError`` for what a command would refuse in its settings file, before torch is imported."""
+    from ..config.loading import load_settings
+
+    if options.command not in _WITH_SETTINGS:
+        return
+    settings = load_settings(options.params)
+    if getattr(options, "encoder", None) is not None:
+        settings.refuse_unlisted_encoder(options.encoder)
+        settings.members(options.encoder)  # refuses one that lacks weights
+    if getattr(options, "method", None) is not None:
+        settings.variant(options.method)
+
+
 def preset(options: argparse.Namespace) -> None:
-    from ..config.loading import parse_settings
-    from .cost import ASSUMED, described, estimate
-    from .presets import apply_preset, preset, preset_names
+    from .cost import ASSUMED_IN_WORDS, described, estimate
+    from .presets import apply_preset, preset_table
 
     if options.name:
         settings = apply_preset(options.name, options.params, options.presets, options.root)
         print(f"{options.params} now holds {options.name}: {described(estimate(settings))}")
+        print(f"(estimated for {ASSUMED_IN_WORDS})")
     else:
-        for name in preset_names(options.presets):
-            print(f"{name:<34}{described(estimate(parse_settings(preset(name, options.presets))))}")
-    print(
-        f"(estimated for {ASSUMED / 1e12:.0f} T multiply-accumulates a second; `clpdd dry-run` measures this machine)"
-    )
+        print(preset_table(options.presets))
 
 
 def dry_run(options: argparse.Namespace) -> None:
@@ -74,7 +92,7 @@ def dry_run(options: argparse.Namespace) -> None:
     settings = load_settings(options.params)
     with tempfile.TemporaryDirectory(prefix="clpdd-dry-run-") as folder:
         _, cost = dry_run(settings, Path(folder))
-    print(f"expected at that speed: {described(cost)}")
+    print(f"expected at that speed: {described(cost)}" if cost else "no cost: how many images there are is not known")
 
 
 def inputs(options: argparse.Namespace) -> None:
@@ -156,23 +174,34 @@ def draw(options: argparse.Namespace) -> None:
 
 
 def report(options: argparse.Namespace) -> None:
-    from ..stages.project import open_project
-    from ..stages.report import run_report
+    from ..config.loading import load_settings
+    from ..stages.report import update_report
+    from ..storage.layout import Layout
 
-    paths = run_report(open_project(options.params, options.data))
+    paths = update_report(Layout(options.data), load_settings(options.params))
     log.info("report: %s", paths["report.html"].resolve())
 
 
 def results(options: argparse.Namespace) -> None:
+    from ..config.loading import load_settings
     from ..report.table import result_csv, result_json, result_table
+    from ..stages.report import page_is_current, update_report
+    from ..storage.layout import Layout
+
+    settings, layout = load_settings(options.params), Layout(options.data)
+    if not page_is_current(layout):  # DVC brought results back from its cache, but keeps no page
+        update_report(layout, settings)
+    form = result_json if options.json else result_csv if options.csv else result_table
+    print(form(layout))
+
+
+def score(options: argparse.Namespace) -> None:
     from ..stages.project import open_project
-    from ..stages.report import page_is_current, run_report
+    from ..stages.score import run_score, score_table
 
     project = open_project(options.params, options.data)
-    if not page_is_current(project):  # DVC brought results back from its cache, but keeps no page
-        run_report(project)
-    form = result_json if options.json else result_csv if options.csv else result_table
-    print(form(project.layout))
+    encoders = options.encoder or project.settings.encoders
+    print(score_table(run_score(project, options.images, encoders, worth=options.worth)))
 
 
 def _encoder(options: argparse.Namespace, settings: Settings, name: str) -> Encoder:
@@ -201,11 +230,12 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def probe(options: argparse.Namespace) -> None:
+    settings = _settings(options)  # refused before torch is imported
     from ..distilled.dataset import DistilledSet
     from ..probe.classifier import chosen_in_words, train_classifier
     from ..storage.layout import Layout
 
-    settings, data = _settings(options), DistilledSet.load(options.distilled)
+    data = DistilledSet.load(options.distilled)
     made_with = data.info.get("encoder", {})
     name = options.encoder or str(made_with.get("name"))
     joined = [member["name"] for member in made_with.get("members", ())]
@@ -238,11 +268,11 @@ def _validation(stores: Sequence[Path]) -> FeatureStore | None:
 def predict(options: argparse.Namespace) -> None:
     import csv
 
+    settings = _settings(options)  # refused before torch is imported
     from ..probe.classifier import Classifier, classify_files, find_images
     from ..probe.confusion import class_of, confusion_in_words
 
     files, classifier = find_images(options.images), Classifier.load(options.classifier)
-    settings = _settings(options)
     encoder = _encoder(options, settings, classifier.encoder["name"])
     classifier.check(encoder)  # before a line is written
     if isinstance(sys.stdout, io.TextIOWrapper):  # paths come out as the bytes they are, whatever the locale
@@ -268,10 +298,43 @@ def predict(options: argparse.Namespace) -> None:
         raise DataError(f"{unread} of {len(files)} files could not be read; the others are classified")
 
 
+def onnx(options: argparse.Namespace) -> None:
+    from ..probe.classifier import Classifier
+    from ..probe.onnx import require_onnx, write_onnx
+
+    require_onnx()
+    classifier = Classifier.load(options.classifier)
+    try_writing(options.out)
+    encoder = None
+    if options.with_encoder:
+        encoder = _encoder(options, _settings(options), classifier.encoder["name"])
+    difference = write_onnx(classifier, options.out, encoder)
+    what = f"{classifier.encoder['name']} and the probe" if options.with_encoder else "the probe alone"
+    log.info("%s, probabilities as torch's to %.0e by onnxruntime: %s", what, max(difference, 1e-9), options.out)
+
+
 def export(options: argparse.Namespace) -> None:
     from ..distilled.export import export
 
     log.info("written: %s", export(options.distilled, options.to, options.out, options.draw))
+
+
+def features(options: argparse.Namespace) -> None:
+    from ..features.store import FeatureStore
+    from ..features.table import write_features
+    from ..stages.project import open_project
+    from ..storage.layout import SPLITS
+
+    project = open_project(options.params, options.data)
+    encoder = options.encoder or project.settings.encoders[0]
+    if encoder not in project.settings.encoders:
+        raise SettingsError(f"encoder {encoder!r} is not listed in encoders: {', '.join(project.settings.encoders)}")
+    try_writing(options.out)
+    splits = [split for split in SPLITS if split in (options.split or SPLITS)]
+    stores = [FeatureStore.open(project.layout.features(encoder, split)) for split in splits]
+    write_features(stores, options.out)
+    counts = ", ".join(f"{len(store):,} {store.split}" for store in stores)
+    log.info("%d features of each image by %s (%s): %s", stores[0].dim, encoder, counts, options.out)
 
 
 def pretrain(options: argparse.Namespace) -> None:

@@ -1,8 +1,8 @@
 """What a configuration will take: counted passes through the encoder, times what one pass costs.
 
-Multiply-accumulates and activations are counted on the architecture itself, built without memory (torch's ``meta``
-device), so any timm model at any image size has them. Seconds need a speed: measured (``clpdd dry-run`` measures this
-machine's) or assumed (``ASSUMED``).
+Multiply-accumulates and activations are counted on the architecture itself, so any timm model at any image size has
+them; those of the presets' encoders are known (``catalogue.passes``). Seconds need a speed: measured (``clpdd
+dry-run`` measures this machine's) or assumed (``ASSUMED``).
 """
 
 from __future__ import annotations
@@ -11,42 +11,50 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-import timm
-import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
-
 from ..catalogue.datasets import entry
 from ..catalogue.methods import METHODS
+from ..catalogue.passes import COUNTED, Pass
 from ..config.settings import Settings
-from ..encoders.loading import architecture_of
 
-__all__ = ["ASSUMED", "Cost", "Pass", "described", "encoder_pass", "estimate", "whole_pass"]
+__all__ = [
+    "ASSUMED",
+    "ASSUMED_IN_WORDS",
+    "Cost",
+    "Pass",
+    "Size",
+    "described",
+    "duration",
+    "encoder_pass",
+    "estimate",
+    "published",
+    "whole_pass",
+]
 
 ASSUMED = 20e12
 """Multiply-accumulates a second, about 1,100 images of a ViT-B/16 at 224 pixels: assumed of a data-centre GPU of the
 A100 class, not measured."""
 
+ASSUMED_IN_WORDS = (
+    f"{ASSUMED / 1e12:.0f} T multiply-accumulates a second, as a GPU of the A100 class does; `clpdd dry-run` measures "
+    f"this machine"
+)
+
 _BATCH = 96  # views a pass that memory is told for where the settings leave them to the machine
 
 
 @dataclass(frozen=True)
-class Pass:
-    """One image through an encoder.
+class Size:
+    """How large a dataset is.
 
     Attributes:
-        macs: multiply-accumulates of a forward pass; back into the pixels costs as many again.
-        activations: bytes that are kept for the way back.
-        weights: bytes of the parameters.
-        dim: features per image.
-        size: side of the input in pixels.
+        classes: how many there are.
+        train: images to train and to validate on.
+        test: images to judge on.
     """
 
-    macs: float
-    activations: int
-    weights: int
-    dim: int
-    size: int
+    classes: int
+    train: int
+    test: int
 
 
 @dataclass(frozen=True)
@@ -69,25 +77,13 @@ class Cost:
 
 @lru_cache(maxsize=64)
 def encoder_pass(architecture: str, image_size: int | None = None) -> Pass:
-    """Count one image's pass. Raises ``SettingsError`` for an unknown architecture."""
-    name, arguments = architecture_of(architecture, image_size)
-    with torch.device("meta"):
-        model = timm.create_model(name, pretrained=False, num_classes=0, **arguments).eval().requires_grad_(False)
-        size = image_size or int(timm.data.resolve_data_config({}, model=model)["input_size"][-1])
-        image = torch.empty(1, 3, size, size, requires_grad=True)
-    own = {_storage(p) for p in (*model.parameters(), *model.buffers())}
-    kept: dict[int, Tensor] = {}
+    """One image's pass, looked up or counted. Raises ``SettingsError`` for an unknown architecture."""
+    known = COUNTED.get((architecture, image_size))
+    if known is not None:
+        return known
+    from .counting import count_pass  # torch and timm take seconds to import
 
-    def keep(saved: Tensor) -> Tensor:
-        if _storage(saved) not in own:
-            kept[_storage(saved)] = saved
-        return saved
-
-    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        features = model(image)
-    weights = sum(p.numel() * 4 for p in model.parameters())
-    activations = sum(saved.untyped_storage().nbytes() for saved in kept.values())
-    return Pass(counter.get_total_flops() / 2, activations, weights, int(features.shape[-1]), size)
+    return count_pass(architecture, image_size)
 
 
 def whole_pass(settings: Settings, encoder: str) -> Pass:
@@ -102,18 +98,26 @@ def whole_pass(settings: Settings, encoder: str) -> Pass:
     )
 
 
-def _storage(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
-
-
-def estimate(settings: Settings, macs_per_second: float = ASSUMED) -> Cost | None:
-    """The cost of the whole pipeline, or ``None`` for datasets whose size the catalogue does not know."""
+def published(settings: Settings) -> Size | None:
+    """The size of a dataset that the catalogue knows, within ``max_per_class``; ``None`` of any other."""
     known, limits = entry(settings.dataset.name), settings.dataset.max_per_class
     if not known.train:
         return None
     train = known.train if limits.train is None else min(known.train, limits.train * known.classes)
     test = known.test if limits.test is None else min(known.test, limits.test * known.classes)
-    images, judged = train + test, settings.evaluate
+    return Size(known.classes, train, test)
+
+
+def estimate(settings: Settings, macs_per_second: float = ASSUMED, size: Size | None = None) -> Cost | None:
+    """The cost of the whole pipeline, or ``None`` where nobody knows how large the dataset is.
+
+    Args:
+        size: as counted; ``None`` takes the one published.
+    """
+    size = size or published(settings)
+    if size is None:
+        return None
+    train, images, judged = size.train, size.train + size.test, settings.evaluate
     passes: dict[str, int] = {"cache": 0, "distill": 0, "evaluate": 0}
     seconds: dict[str, float] = dict.fromkeys(passes, 0.0)
     memory = 0
@@ -122,7 +126,7 @@ def estimate(settings: Settings, macs_per_second: float = ASSUMED) -> Cost | Non
         own = {"cache": images, "distill": 0, "evaluate": 0}
         for variant in map(settings.variant, settings.methods):
             method, distill = variant.method, variant.settings
-            made = distill.images(known.classes)
+            made = distill.images(size.classes)
             views = made * distill.augmentations
             own["distill"] += METHODS[method].passes * views * distill.steps
             draws = distill.random_draws if method == "random" else 1
@@ -145,11 +149,12 @@ def described(cost: Cost | None) -> str:
     """Images, time and memory in words."""
     if cost is None:
         return "a dataset of unknown size"
-    stages = ", ".join(f"{stage} {_time(seconds)}" for stage, seconds in cost.seconds.items())
+    stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in cost.seconds.items())
     return f"{cost.images:,} images; {stages}; memory {cost.memory / 2**30:.1f} GiB"
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, whichever fits."""
     return (
         f"{seconds / 3600:.1f} h"
         if seconds >= 3600

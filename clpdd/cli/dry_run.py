@@ -11,15 +11,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..catalogue.datasets import PLACED_BY_SPLIT
 from ..catalogue.methods import METHODS
 from ..config.kernels import KernelSettings
 from ..config.settings import Settings
-from ..datasets.build import index_arrays
+from ..datasets.build import choose, index_arrays, open_source
+from ..datasets.listing import BadImages
 from ..encoders.calling import encode
 from ..encoders.encoder import Encoder
 from ..encoders.loading import load_encoder, resolve_device
+from ..errors import DataError
+from ..storage.layout import SPLITS
 from ..workspace import Workspace
-from .cost import Cost, estimate, whole_pass
+from .cost import Cost, Size, estimate, published, whole_pass
 
 __all__ = ["Walk", "dry_run"]
 
@@ -62,7 +66,7 @@ def dry_run(
 
     Returns:
         A walk for each encoder, and the cost of the true run at the speed measured (``None`` where the dataset's size
-        is not known).
+        is neither known nor to be counted).
 
     Raises:
         SettingsError, and whatever the stages raise.
@@ -76,7 +80,7 @@ def dry_run(
             untrained=settings.seed,
             arguments=arguments,
         )
-        tell(f"{name}: {encoder.size} x {encoder.size} pixels -> {encoder.dim} features")
+        tell(f"{name}: {encoder.shape[0]} x {encoder.shape[1]} pixels -> {encoder.dim} features")
         home = folder / name
         shape = {"train": 2, "validation": 1, "test": 1}
         splits = {
@@ -88,7 +92,8 @@ def dry_run(
         }
         index_arrays(splits, ["one", "other"], home / "index", seed=settings.seed)
         kernels = KernelSettings(nearest=2)
-        cache = settings.cache.model_copy(update={"batch_size": 2})
+        # how large features are in the end, random weights do not tell
+        cache = settings.cache.model_copy(update={"batch_size": 2, "dtype": "float32"})
         work = Workspace(home, encoder, cache=cache, kernels=kernels, seed=settings.seed)
         made = {}
         for method in settings.methods:
@@ -102,13 +107,28 @@ def dry_run(
         walks.append(Walk(name, encoder.size, encoder.dim, made, *_speed(encoder, macs)))
         total, seconds = total + macs, seconds + 1 / walks[-1].images_per_second
         tell(f"{name}: {walks[-1].images_per_second:.1f} images a second forward, untrained, on this machine")
-    return walks, estimate(settings, total / seconds)
+    return walks, estimate(settings, total / seconds, _counted(settings, tell))
+
+
+def _counted(settings: Settings, tell: Callable[[str], object]) -> Size | None:
+    """The size of a dataset that the catalogue does not know and that lies on this machine; no image is opened."""
+    if published(settings) is not None or settings.dataset.name not in PLACED_BY_SPLIT:
+        return None
+    try:
+        source = open_source(settings.dataset, Path(), BadImages(skip=True))
+        rows = {split: len(chosen) for split, (_, chosen) in choose(source, settings.dataset, settings.seed).items()}
+    except DataError as error:
+        tell(f"images are not counted: {error}")
+        return None
+    counts = ", ".join(f"{rows[split]:,} {split}" for split in SPLITS)
+    tell(f"{len(source.class_names):,} classes, {sum(rows.values()):,} images: {counts}")
+    return Size(len(source.class_names), rows["train"] + rows["validation"], rows["test"])
 
 
 def _speed(encoder: Encoder, macs: float) -> tuple[float, int]:
     """Images a second, and the batch: on a CPU as many as one image of a ViT-B takes, 64 on a device."""
     batch = max(1, min(64, int(17e9 / macs))) if encoder.mean.device.type == "cpu" else 64
-    images = torch.rand(batch, 3, encoder.size, encoder.size)
+    images = torch.rand(batch, 3, *encoder.shape)
     encode(encoder, images, precision="auto")
     begun, passes = time.perf_counter(), 0
     while passes < 3 or (time.perf_counter() - begun < 0.5 and passes < 50):

@@ -17,7 +17,9 @@ from ..distributed.launch import launched
 from ..errors import ClpddError, Preempted, ResourceError, SettingsError
 from ..runtime.machine import is_memory_error
 from ..runtime.preemption import on_signal
+from ..runtime.retries import tell_retries_once
 from ..storage.files import explain_os_error
+from ..storage.layout import SPLITS
 from . import commands, whole
 from .arguments import DATA, PARAMS, settle, whole_number
 from .clone import refuse_other_code
@@ -71,6 +73,10 @@ def build_parser() -> argparse.ArgumentParser:
     forms = add("results", commands.results, text).add_mutually_exclusive_group()
     forms.add_argument("--json", action="store_true", help="print it as a JSON array")
     forms.add_argument("--csv", action="store_true", help="print it as CSV")
+    score = add("score", commands.score, "judge any set of images as distilled sets are: same probes, same test images")
+    score.add_argument("images", type=Path, help="distilled set, folder of class folders, or Parquet file of images")
+    score.add_argument("--encoder", nargs="+", help="names in encoders (default: all of them)")
+    score.add_argument("--worth", action="store_true", help="tell also how many real images the set is worth")
     _hand_over(add)
     pretrain = add("pretrain", commands.pretrain, "train a small encoder from scratch, as the shipped one was")
     pretrain.add_argument("--images", required=True, nargs="+", help="Parquet files in Hugging Face layout")
@@ -117,7 +123,12 @@ def _hand_over(add: Callable[..., argparse.ArgumentParser]) -> None:
     predict.add_argument("classifier", type=Path, help=".safetensors file made by probe")
     predict.add_argument("images", type=Path, nargs="+", help="image files and folders of them")
     predict.add_argument("--top", type=whole_number(1), default=1, help="likeliest classes shown of each (default: 1)")
-    for command in (probe, predict):
+    onnx = add("onnx", commands.onnx, "write a classifier made by probe as ONNX, and check it by onnxruntime")
+    onnx.add_argument("classifier", type=Path, help=".safetensors file made by probe")
+    text = "images to probabilities; without it, features to probabilities"
+    onnx.add_argument("--with-encoder", action="store_true", help=text)
+    onnx.add_argument("--out", type=Path, required=True, help=".onnx file to write")
+    for command in (probe, predict, onnx):
         command.add_argument("--model", help="timm model of the encoder (default: encoder_options, or its name)")
         command.add_argument("--weights", type=Path, help="safetensors file of its weights (default: as above)")
         command.add_argument("--image-size", type=int, help="input side in pixels (default: as above)")
@@ -129,6 +140,11 @@ def _hand_over(add: Callable[..., argparse.ArgumentParser]) -> None:
     export.add_argument("--out", type=Path, required=True, help="what to write; must not exist yet")
     text = "number of the independent draw, of a set that has several (default: 0)"
     export.add_argument("--draw", type=whole_number(0), default=0, help=text)
+    text = "write the cached features as one Parquet file, with file names, labels and splits"
+    features = add("features", commands.features, text)
+    features.add_argument("--encoder", help="name in encoders (default: the first)")
+    features.add_argument("--split", choices=SPLITS, nargs="+", help="default: all of them")
+    features.add_argument("--out", type=Path, required=True, help=".parquet file to write; must not exist yet")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -136,6 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = settle(build_parser().parse_args(arguments))
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("clpdd").setLevel(logging.INFO)
+    tell_retries_once()
     if isinstance(sys.stdout, io.TextIOWrapper):  # where the locale lacks a character of a table, the table still shows
         sys.stdout.reconfigure(errors="backslashreplace")
     before = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
@@ -145,6 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.command not in _OVER_RANKS:
                 raise SettingsError("runs in one process: start it without torchrun, and with WORLD_SIZE unset")
             on_signal(_stop)
+        commands.refuse_settings(options)
         options.run(options)
     except ClpddError as error:
         print(f"clpdd {options.command}: {error}", file=sys.stderr)

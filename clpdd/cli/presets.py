@@ -8,18 +8,19 @@ itself because DVC reads the encoders and methods of its matrix from there.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..config.editing import edited
 from ..config.loading import load_settings, parse_settings
+from ..config.merging import merged
 from ..config.reading import read_yaml
 from ..config.settings import Settings
 from ..errors import SettingsError
 from ..storage.files import write_bytes
+from .cost import ASSUMED_IN_WORDS, duration, estimate, published
 
-__all__ = ["apply_preset", "merged", "preset", "preset_names"]
+__all__ = ["apply_preset", "preset", "preset_names", "preset_table"]
 
 _WHOLE = ("encoder_options",)  # a mapping by names of encoders: those of other presets must go
 
@@ -49,16 +50,39 @@ def preset(name: str, folder: Path | str = "presets") -> dict[str, Any]:
         )
     halves = [folder / "datasets" / f"{dataset}.yaml", folder / "encoders" / f"{encoder}.yaml"]
     one, other = (read_yaml(path.read_text(encoding="utf-8")) for path in halves)
-    return merged(one, other)
+    return merged(one, other, _WHOLE)
 
 
-def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with nested ``changes``; what ``presets`` replace whole is replaced whole."""
-    out = dict(base)
-    for key, value in changes.items():
-        nested = isinstance(value, Mapping) and isinstance(out.get(key), Mapping) and key not in _WHOLE
-        out[key] = merged(out[key], value) if nested else value
-    return out
+def preset_table(folder: Path | str = "presets") -> str:
+    """Datasets by encoders: how long the whole pipeline of every preset takes, at ``cost.ASSUMED``."""
+    folder = Path(folder)
+    datasets, encoders = _halves(folder, "datasets"), _halves(folder, "encoders")
+    rows = [["", "classes", "images", "images per class", *encoders]]
+    for dataset in datasets:
+        row: list[str] = []
+        for encoder in encoders:
+            settings = parse_settings(preset(f"{dataset}-{encoder}", folder))
+            size, cost = published(settings), estimate(settings)
+            if not row:
+                counts = [f"{size.classes:,}", f"{size.train + size.test:,}"] if size else ["?", "?"]
+                row = [dataset, *counts, str(settings.distill.most_per_class)]
+            row.append(duration(sum(cost.seconds.values())) if cost else "?")
+        rows.append(row)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+    return "\n".join(
+        [
+            "Time of the whole pipeline, from images to the report, by dataset and encoder:",
+            "",
+            *(line.rstrip() for line in lines),
+            "",
+            f"Assumed: {ASSUMED_IN_WORDS}.",
+            f"A preset is DATASET-ENCODER, as in: clpdd preset {datasets[0]}-{encoders[0]} --root FOLDER",
+        ]
+    )
 
 
 def apply_preset(name: str, params: Path, folder: Path | str = "presets", root: str | None = None) -> Settings:
@@ -75,11 +99,11 @@ def apply_preset(name: str, params: Path, folder: Path | str = "presets", root: 
     if root is not None:
         if not os.path.samefile(params.parent, os.curdir) and not root.startswith("~"):
             root = os.path.abspath(root)  # paths in the file are relative to the file's folder
-        changes = merged(changes, {"dataset": {"root": root}})
+        changes = merged(changes, {"dataset": {"root": root}}, _WHOLE)
     before = params.read_text(encoding="utf-8")
     after = edited(before, changes, _WHOLE)
     values = read_yaml(after)
-    if values != merged(read_yaml(before) or {}, changes):
+    if values != merged(read_yaml(before) or {}, changes, _WHOLE):
         raise SettingsError(f"{params} cannot be edited without changing more than {name} asks for: write it plainly")
     parse_settings(values, source=f"{params} with the preset {name}")
     write_bytes(params, after.encode())

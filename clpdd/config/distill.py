@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from ..errors import SettingsError
 from .augment import AugmentSettings
-from .domains import Count, NonNegativeReal, PerClass, Positive, PositiveReal, Precision, Section
+from .domains import Count, NonNegativeReal, PerClass, Positive, PositiveReal, Precision, Section, Share
 
 __all__ = [
     "DistillSettings",
@@ -44,6 +44,7 @@ class DistillSettings(Section):
     ridge: NonNegativeReal = 3.0
     centre: Literal["real", "none"] = "real"
     outer_batch: Count = 4096
+    own_share: Share = 1.0
     augmentations: Annotated[int, Field(ge=1, le=1000)] = 3
     augment: AugmentSettings = AugmentSettings()
     parameterisation: Literal["pyramid", "pixels"] = "pyramid"

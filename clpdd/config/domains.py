@@ -86,7 +86,7 @@ class Section(BaseModel):
             raise SettingsError(explained(error, cls, source, values, text)) from None
 
     # pydantic's own mark of an __init__ that only makes what validation would: sections within sections skip it
-    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # functions have no such attribute otherwise
 
 
 def once(names: list[Any]) -> list[Any]:

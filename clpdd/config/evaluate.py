@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
+from ..catalogue.protocols import PROTOCOLS
 from .augment import AugmentSettings
 from .domains import Count, Positive, PositiveReal, Precision, Protocol, Section, once
 
@@ -24,3 +25,12 @@ class EvaluateSettings(Section):
     ridge: PositiveReal = 1.0
     encoder_batch: Positive = 256
     precision: Precision = "auto"
+
+    @model_validator(mode="after")
+    def _some_for_every_encoder(self) -> Self:
+        if all(PROTOCOLS[name].across for name in self.protocols):
+            raise ValueError(
+                f"protocols holds {', '.join(self.protocols)} alone, for encoders other than the one distilled with: "
+                f"add one for that one too, e.g. sgd"
+            )
+        return self

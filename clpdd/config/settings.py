@@ -10,7 +10,9 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from ..catalogue.methods import METHODS
+from ..catalogue.elsewhere import elsewhere
+from ..catalogue.methods import METHODS, MethodEntry
+from ..catalogue.protocols import PROTOCOLS
 from ..errors import SettingsError
 from .benchmark import BenchmarkSettings
 from .cache import CacheSettings
@@ -51,6 +53,7 @@ class Settings(Section):
         for name in self.methods:
             variant = self.variant(name)
             distill, known = variant.settings, METHODS[variant.method]
+            _refuse_too_many(name, known, distill.most_per_class, "distill.images_per_class is")
             central = (distill.initialisation if known.optimises else known.start) == "centroid"
             if central and distill.most_per_class > self.kernels.nearest:
                 ipc = distill.most_per_class
@@ -59,6 +62,12 @@ class Settings(Section):
                     f"images per class are kept: raise kernels.nearest to at least {ipc}"
                 )
         self._benchmark_known()
+        across = [name for name in self.evaluate.protocols if PROTOCOLS[name].across]
+        if across and len(self.encoders) == 1:
+            raise ValueError(
+                f"evaluate.protocols holds {across[0]}, for encoders other than the one distilled with, and encoders "
+                f"lists one: list another, or leave {across[0]} out"
+            )
         return self
 
     def _encoders_known(self) -> None:
@@ -89,6 +98,8 @@ class Settings(Section):
                 f"benchmark.images_per_class holds {most}, but only kernels.nearest = {self.kernels.nearest} central "
                 f"images per class are kept: raise kernels.nearest to at least {most}"
             )
+        for name in wanted.methods:
+            _refuse_too_many(name, METHODS[self.variant(name).method], most, "benchmark.images_per_class holds")
 
     @property
     def known_methods(self) -> list[str]:
@@ -112,9 +123,13 @@ class Settings(Section):
     def _folder_names(cls, names: list[str]) -> list[str]:
         for name in names:
             if not name or name in {".", ".."} or any(c in name for c in "/\\:@ \0"):
+                known = elsewhere(name)
+                if known is not None:
+                    raise ValueError(f"{known.where} calls {name!r} what is {known.name} here: write {known.name}")
+                model = f"hf-hub:{name}" if "/" in name and ":" not in name else name
                 raise ValueError(
                     f"{name!r} names folders, so it must be free of / \\ : @ and spaces: give it a short name in "
-                    f"encoder_options, e.g. encoder_options: {{mine: {{model: {name!r}}}}}, and list that name"
+                    f"encoder_options, e.g. encoder_options: {{mine: {{model: {model!r}}}}}, and list that name"
                 )
         return names
 
@@ -137,6 +152,11 @@ class Settings(Section):
         """
         joined = self.encoder_options.get(encoder, EncoderOptions()).members
         return {name: self.options(name) for name in joined or (encoder,)}
+
+    def refuse_unlisted_encoder(self, name: str) -> None:
+        """Raise ``SettingsError`` for a name that ``encoders`` does not have."""
+        if name not in self.encoders:
+            raise SettingsError(f"encoder {name!r} is not listed in encoders: {', '.join(self.encoders)}")
 
     def encoder_arguments(self, encoder: str) -> dict[str, Any]:
         """Arguments of ``clpdd.load_encoder``, as JSON values. Raises ``SettingsError`` when one lacks weights."""
@@ -177,3 +197,12 @@ class Settings(Section):
     def variant(self, name: str) -> MethodVariant:
         """The method behind a name in ``methods``, and the settings it runs with."""
         return resolve(name, self.distill, self.variants.get(name))
+
+
+def _refuse_too_many(name: str, known: MethodEntry, wanted: int, said: str) -> None:
+    most = known.most_per_class
+    if most and wanted > most:
+        raise ValueError(
+            f"{said} {wanted}, but {name} chooses at most {most} images per class: lower it, or take another coreset, "
+            f"e.g. herding"
+        )

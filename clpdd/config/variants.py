@@ -6,7 +6,6 @@ from ``distill``, so that a difference between two variants is the difference be
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -17,6 +16,7 @@ from ..catalogue.methods import METHODS
 from ..errors import SettingsError
 from .distill import DistillSettings
 from .domains import Section
+from .merging import merged
 
 __all__ = ["BUILT_IN", "MethodVariant", "Variant", "resolve"]
 
@@ -37,6 +37,9 @@ _LGM: dict[str, Any] = {
     "keep": "last",
 }
 
+# SFM as published (arXiv 2602.05391): LGM's harness with one view a step.
+_SFM: dict[str, Any] = _LGM | {"augmentations": 1}
+
 BUILT_IN: dict[str, dict[str, Any]] = {
     **{name: {"method": name} for name in METHODS},
     "clp-mse": {"method": "clp", "objective": "mse"},
@@ -44,6 +47,8 @@ BUILT_IN: dict[str, dict[str, Any]] = {
     "clp-no-dsa": {"method": "clp", **_NO_DSA},
     "lgm": _LGM,
     "lgm-no-dsa": _LGM | _NO_DSA,
+    "sfm": _SFM | {"method": "sfm"},
+    "sfm-decouple": _SFM | {"method": "sfm-decouple"},
 }
 """Name -> method and overrides of ``DistillSettings``."""
 
@@ -68,14 +73,6 @@ Variant: Any = create_model(
 )
 
 
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    out = dict(base)
-    for key, value in changes.items():
-        nested = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
-        out[key] = _merged(out[key], value) if nested else value
-    return out
-
-
 @dataclass(frozen=True)
 class MethodVariant:
     """A method as it runs: what the result is called, the method's name in the catalogue, and its settings."""
@@ -90,8 +87,8 @@ def resolve(name: str, base: DistillSettings, own: Section | None = None) -> Met
 
     Raises ``SettingsError`` for an unknown name, or one of the user's without a method.
     """
-    changes = _merged(BUILT_IN.get(name, {}), own.model_dump(exclude_unset=True) if own is not None else {})
+    changes = merged(BUILT_IN.get(name, {}), own.model_dump(exclude_unset=True) if own is not None else {})
     method = changes.pop("method", None)
     if method is None:
         raise SettingsError(f"methods: unknown method {name!r}; known are {', '.join(BUILT_IN)}")
-    return MethodVariant(name, method, DistillSettings.model_validate(_merged(base.model_dump(), changes)))
+    return MethodVariant(name, method, DistillSettings.model_validate(merged(base.model_dump(), changes)))

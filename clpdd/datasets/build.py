@@ -24,8 +24,9 @@ from .index import IndexWriter
 from .listing import BadImages, File, Files, Images, Labels, Listing, Source, check_class_names
 from .sources.loading import reader_of
 from .split import limit, stratify
+from .telling import left_out_in_words
 
-__all__ = ["build_index", "index_arrays", "open_source", "write_index"]
+__all__ = ["Enough", "build_index", "choose", "index_arrays", "open_source", "write_index"]
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +138,7 @@ def write_index(
         ResourceError: ``out`` cannot be written.
     """
     source = check_classes(source, settings)
-    parts = _choose(source, settings, seed)
+    parts = choose(source, settings, seed)
     if enough is not None:
         given, rows = parts["train"]
         chosen = source.listings[given].labels[rows]
@@ -171,25 +172,9 @@ def write_index(
         }
         (staging / "summary.json").write_text(canonical_json(summary), encoding="utf-8")
         _publish(staging, out)
-    _tell_left_out(summary["skipped"], settings, duplicates, out / "summary.json")
+    for line in left_out_in_words(summary, (home or out) / "summary.json"):  # half a dataset must not go without a word
+        log.warning("%s", line)
     return {split: out / f"{split}.parquet" for split in SPLITS}
-
-
-def _tell_left_out(
-    skipped: list[dict[str, str]], settings: DatasetSettings, duplicates: Duplicates, where: Path
-) -> None:
-    """What the settings leave out is said as well as listed: half a dataset must not go missing without a word."""
-    if skipped:
-        log.warning(
-            "left out as bad: %d, e.g. %s, which %s (%s lists them)",
-            len(skipped),
-            skipped[0]["id"],
-            skipped[0]["reason"],
-            where,
-        )
-    dropped = sum(duplicates.across.values()) if settings.duplicates == "drop" else 0
-    if dropped:
-        log.warning("left out of the earlier split, because a later one has them too: %d", dropped)
 
 
 def _refers(listing: Listing, settings: DatasetSettings) -> bool:
@@ -203,8 +188,11 @@ def _refers(listing: Listing, settings: DatasetSettings) -> bool:
     )
 
 
-def _choose(source: Source, settings: DatasetSettings, seed: int) -> dict[str, tuple[str, NDArray[np.int64]]]:
-    """split -> (the given split it is taken from, its rows there)."""
+def choose(source: Source, settings: DatasetSettings, seed: int) -> dict[str, tuple[str, NDArray[np.int64]]]:
+    """split -> (the given split it is taken from, its rows there): before any image is read.
+
+    Raises ``DataError``: see ``stratify``.
+    """
     fractions = {"validation": settings.validation_fraction, "test": settings.test_fraction}
     shares = {split: share for split, share in fractions.items() if split not in source.listings}
     parts = {split: (split, np.arange(len(listing.labels))) for split, listing in source.listings.items()}

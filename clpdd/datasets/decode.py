@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..errors import DataError
+from ..errors import DataError, first_line
 from . import png
 
 __all__ = ["FORMATS", "SUFFIXES", "Undecodable", "decode", "decode_image"]
@@ -126,8 +126,7 @@ def _identify(data: bytes) -> Image.Image:
 def _said(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "it takes more memory than there is"
-    text = re.sub(r"\s*<[^>]* at 0x[0-9a-f]+>", "", str(error).splitlines()[0] if str(error) else "")
-    return text or type(error).__name__
+    return re.sub(r"\s*<[^>]* at 0x[0-9a-f]+>", "", first_line(error)) or type(error).__name__
 
 
 def _orientation(image: Image.Image) -> Any:

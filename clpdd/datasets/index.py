@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..errors import ArtifactError
+from ..errors import ArtifactError, first_line
 from ..storage.files import canonical_json, sha256_bytes, sha256_file
 from .decode import Undecodable, decode_image
 from .listing import File, max_file_bytes, read_file
@@ -195,7 +195,7 @@ class Index:
             grouped = table.column("group")
             groups = grouped.to_pylist() if grouped.null_count < len(grouped) else None
         except (pa.ArrowException, OSError, ValueError, TypeError) as error:
-            raise _damaged(path, str(error)) from error
+            raise _damaged(path, first_line(error)) from error
         if len(labels) and (labels.min() < 0 or labels.max() >= len(metadata["class_names"])):
             raise _damaged(path, f"labels run from {labels.min()} to {labels.max()}")
         if len(set(ids)) != len(ids) or splits - {metadata["split"]}:
@@ -232,7 +232,7 @@ class Index:
             inside = row - int(self._starts[number])
             data, path, offset, length, digest = (group.column(name)[inside].as_py() for name in _CONTENT)
         except (pa.ArrowException, OSError, ValueError, IndexError, KeyError) as error:
-            raise _damaged(self.path, str(error)) from error
+            raise _damaged(self.path, first_line(error)) from error
         if data is None and path is not None:
             return self._referred(row, File("", path) if offset is None else File(path, "", "", offset, length), digest)
         if data is None or sha256_bytes(data) != digest:
@@ -306,10 +306,9 @@ def _metadata(path: Path, schema: pa.Schema) -> dict[str, Any]:
             raise ValueError("its metadata is incomplete")
         metadata["dataset"]
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise _damaged(path, str(error)) from error
+        raise _damaged(path, first_line(error)) from error
     return metadata
 
 
 def _damaged(path: Path, why: str) -> ArtifactError:
-    said = why.splitlines()[0] if why else "unreadable"
-    return ArtifactError(f"{path} is damaged ({said}): delete it and run the stage index again")
+    return ArtifactError(f"{path} is damaged ({why}): delete it and run the stage index again")

@@ -14,11 +14,12 @@ from ..errors import DataError
 from .decode import SUFFIXES
 from .listing import printable
 
-__all__ = ["entries", "files_below", "identity", "is_clutter", "is_folder", "looks_like_image"]
+__all__ = ["Identity", "entries", "files_below", "identity", "is_clutter", "is_folder", "looks_like_image"]
 
 _CLUTTER = {"thumbs.db", "desktop.ini", "__macosx"}
 
 Identity = tuple[int, int]
+"""Device and inode of a folder."""
 
 
 def is_clutter(name: str) -> bool:

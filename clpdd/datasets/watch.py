@@ -17,12 +17,13 @@ from typing import Any
 
 from ..catalogue.datasets import PLACED_BY_SPLIT, entry
 from ..config.dataset import DatasetSettings
-from ..errors import DataError
+from ..errors import DataError, first_few
 from ..storage.files import canonical_json, sha256_bytes
+from .walking import Identity, identity, is_clutter, is_folder
 
 __all__ = ["Seen", "differences", "look"]
 
-_CLUTTER = {"thumbs.db", "desktop.ini", "__macosx", "__pycache__", "dvc.lock"}
+_MADE_BESIDE = {"__pycache__", "dvc.lock"}  # by Python and DVC, where a project lies among its images
 
 
 @dataclass(frozen=True)
@@ -116,22 +117,17 @@ def _files(base: Path, place: str, own: frozenset[str] = frozenset()) -> dict[st
 
 def _walk(root: str, own: frozenset[str]) -> Iterator[str]:
     """Every file below a folder, links followed, each folder once; those in ``own`` are not entered."""
-    pending, entered = [root], set[tuple[int, int]]()
+    pending, entered = [root], set[Identity]()
     while pending:
         folder = pending.pop()
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in entered or (own and os.path.realpath(folder) in own):
+        if identity(folder) in entered or (own and os.path.realpath(folder) in own):
             continue  # a link that leads back up, or what the pipeline has made
-        entered.add((status.st_dev, status.st_ino))
-        with os.scandir(folder) as entries:
-            for item in entries:
-                if item.name.startswith(".") or item.name.lower() in _CLUTTER:
+        entered.add(identity(folder))
+        with os.scandir(folder) as items:
+            for item in items:
+                if is_clutter(item.name) or item.name in _MADE_BESIDE:
                     continue
-                try:
-                    leads_to_folder = item.is_dir()
-                except OSError:
-                    leads_to_folder = False  # a link to itself
-                if leads_to_folder:
+                if is_folder(item):
                     pending.append(item.path)
                 else:
                     yield item.path
@@ -192,6 +188,4 @@ def differences(before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mappi
 
 
 def _some(names: Iterable[str]) -> str:
-    ordered = sorted(names)
-    first = ", ".join(name.encode("utf-8", "backslashreplace").decode() for name in ordered[:2])
-    return f"{first}, ..." if len(ordered) > 2 else first
+    return first_few([name.encode("utf-8", "backslashreplace").decode() for name in sorted(names)], 2)

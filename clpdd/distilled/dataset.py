@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..datasets.decode import decode_image
-from ..errors import ArtifactError, DataError
+from ..errors import ArtifactError
 from ..runtime.notebook import ShownImages
-from ..storage.files import explain_os_errors, read_json, remove, write_bytes, write_json
+from ..storage.files import explain_os_errors, remove, write_bytes, write_json
+from .reading import FORMAT, image_paths, read_set
 
 __all__ = ["DistilledSet", "card", "grid", "parquet_bytes", "png_bytes"]
-
-FORMAT = 1
-_MAX_PIXELS = 4096 * 4096
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -152,34 +148,12 @@ class DistilledSet(ShownImages):
     @classmethod
     def load(cls, folder: Path | str) -> DistilledSet:
         """Read a set back: the same pixels, labels and record. Raises ``ArtifactError`` naming what is wrong."""
-        folder = Path(folder)
-        if not (folder / "distilled.json").exists():
-            wrong = "is no distilled dataset, it has no distilled.json" if folder.is_dir() else "does not exist"
-            raise ArtifactError(f"{folder} {wrong}: run the stage distill, or name a folder that it made")
-        info = read_json(folder / "distilled.json")
-        if not isinstance(info, dict) or info.get("format") != FORMAT:
-            raise ArtifactError(
-                f"{folder}/distilled.json is not of a distilled dataset of format {FORMAT}: distil again"
-            )
-        class_names = info.pop("class_names", [])
-        info.pop("format")
-        try:
-            table = pq.read_table(folder / "data.parquet")
-            encoded = [value["bytes"] for value in table["image"].to_pylist()]
-            images = [_pixels(data, f"{folder}/data.parquet row {row}") for row, data in enumerate(encoded)]
-            labels = torch.tensor(table["label"].to_pylist(), dtype=torch.int64)
-            draw = torch.tensor(table["draw"].to_pylist(), dtype=torch.int64)
-            given = table["soft_label"].to_pylist() if "soft_label" in table.column_names else None
-            soft = None if given is None else torch.tensor(given, dtype=torch.float32).view(len(labels), -1)
-        except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
-            raise ArtifactError(f"{folder}/data.parquet cannot be read ({error}): distil again") from error
-        pixels = _stack(images)
-        loaded = cls(pixels, labels, class_names, info, draw=draw, soft_labels=soft)
-        start = [folder / "start" / path for path in loaded._image_paths()]
-        if start and all(path.is_file() for path in start):
-            begun = _stack([_pixels(path.read_bytes(), str(path)) for path in start])
-            loaded = replace(loaded, start=begun)
-        return loaded
+        found = read_set(folder)
+        tensors = (found.images, found.labels, found.draw, found.start, found.soft_labels)
+        images, labels, draw, start, soft = (None if one is None else torch.from_numpy(one) for one in tensors)
+        assert images is not None  # of these three only start and soft labels may be missing
+        assert labels is not None
+        return cls(images, labels, found.class_names, found.info, start=start, draw=draw, soft_labels=soft)
 
     @property
     def draw_numbers(self) -> list[int]:
@@ -188,35 +162,8 @@ class DistilledSet(ShownImages):
 
     def _image_paths(self) -> list[str]:
         """A path for every image; below ``draw-N`` where there are several draws, which must not get mixed up."""
-        seen: dict[tuple[int, int], int] = {}
-        paths = []
-        width = max(3, len(str(self.classes - 1)))
-        several = len(self.draw_numbers) > 1
         draws = [0] * len(self) if self.draw is None else self.draw.tolist()
-        for draw, label in zip(draws, self.labels.tolist(), strict=True):
-            number = seen.get((draw, label), 0)
-            seen[draw, label] = number + 1
-            folder = f"draw-{draw}/" if several else ""
-            paths.append(f"{folder}{label:0{width}d}-{_safe(self.class_names[label])}/{number:03d}.png")
-        return paths
-
-
-def _safe(name: str) -> str:
-    """A class name as a folder name that can neither climb out of its folder nor upset a file system."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:40].strip("_") or "class"
-
-
-def _pixels(data: bytes, where: str) -> np.ndarray:
-    try:
-        return np.asarray(decode_image(data, _MAX_PIXELS, where))
-    except DataError as error:
-        raise ArtifactError(f"{error}: distil again") from error
-
-
-def _stack(images: list[np.ndarray]) -> Tensor:
-    if not images:
-        return torch.zeros(0, 3, 1, 1, dtype=torch.uint8)
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+        return image_paths(self.labels.tolist(), draws, self.class_names)
 
 
 def png_bytes(image: Tensor | np.ndarray) -> bytes:

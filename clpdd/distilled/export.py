@@ -17,6 +17,7 @@ from safetensors.torch import save
 from ..errors import ArtifactError, ResourceError, SettingsError
 from ..storage.files import canonical_json, explain_os_errors, flush, read_json, staged, write_bytes, write_json
 from .dataset import DistilledSet, card, parquet_bytes, png_bytes
+from .naming import folder_names, numbered
 
 __all__ = ["FORMATS", "export"]
 
@@ -30,7 +31,8 @@ def export(source: Path | str, form: str, target: Path | str, draw: int = 0) -> 
     card, the metadata or the samples say which: ``draw`` is its number, from 0 on.
 
     - ``huggingface``: a folder with ``data.parquet`` and a card (``datasets.load_dataset(target)``);
-    - ``folder``: ``CLASS/000.png`` (torchvision's ``ImageFolder``), and ``classes.json`` beside the class folders;
+    - ``folder``: ``CLASS/000.png`` (torchvision's ``ImageFolder``, which numbers the classes as the set does), in
+      folders that bear the classes' own names (``naming.folder_names``), and ``classes.json``, folder -> class;
     - ``webdataset``: one tar of ``NAME.png``, ``NAME.cls`` (the label) and ``NAME.json``;
     - ``safetensors``: ``images (n, 3, s, s)`` uint8 and ``labels (n,)`` int64, class names as metadata.
 
@@ -82,15 +84,38 @@ def _huggingface(data: DistilledSet, source: Path, target: Path) -> None:
 
 
 def _folder(data: DistilledSet, source: Path, target: Path) -> None:
-    for name, image in zip(_names(data), data.images, strict=True):
-        write_bytes(target / f"{name}.png", png_bytes(image))
-    folders = {
-        name.split("/")[0]: data.class_names[label] for name, label in zip(_names(data), data.labels, strict=True)
-    }
-    write_json(target / "classes.json", folders)
+    folders = folder_names(data.class_names)
+    files, seen = [], dict.fromkeys(range(data.classes), 0)
+    for image, label in zip(data.images, data.labels.tolist(), strict=True):
+        files.append(f"{folders[label]}/{seen[label]:03d}.png")
+        seen[label] += 1
+        write_bytes(target / files[-1], png_bytes(image))
+    used = {folders[label]: data.class_names[label] for label, count in seen.items() if count}
+    write_json(target / "classes.json", used)
     if data.soft_labels is not None:
-        files = (f"{name}.png" for name in _names(data))
         write_json(target / "soft_labels.json", dict(zip(files, data.soft_labels.tolist(), strict=True)))
+    _tell_renamed(used, numbered(data.class_names))
+
+
+def _tell_renamed(used: dict[str, str], with_labels: bool) -> None:
+    """Say which classes have folders of other names, and why."""
+    renamed = {folder: name for folder, name in used.items() if folder != name}
+    if not renamed:
+        return
+    folder, name = next(iter(renamed.items()))
+    why = (
+        "their labels stand in front, since the order of the names is not that of the labels"
+        if with_labels
+        else "a folder cannot bear their names as they are"
+    )
+    log.info(
+        "folders of %d of %d classes have other names, e.g. %r is in %r: %s; classes.json has the names",
+        len(renamed),
+        len(used),
+        name,
+        folder,
+        why,
+    )
 
 
 def _webdataset(data: DistilledSet, source: Path, target: Path) -> None:

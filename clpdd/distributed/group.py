@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from ..errors import ResourceError, SettingsError
+from ..errors import ResourceError, SettingsError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ALONE", "Ranks", "device_number", "said"]
+__all__ = ["ALONE", "Ranks", "device_number", "reason"]
 
 _PIECE = 2**26  # bytes sent at once
 
@@ -257,12 +257,11 @@ def _explained(ranks: Ranks) -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise ResourceError(
-            f"rank {ranks.rank} of {ranks.size} lost another rank, which was killed or failed ({said(error)}): start "
+            f"rank {ranks.rank} of {ranks.size} lost another rank, which was killed or failed ({reason(error)}): start "
             f"all ranks again, finished work is kept"
         ) from error
 
 
-def said(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """The first line of an error's message, less the place in torch's own sources that it begins with."""
-    line = (str(error).splitlines() or [type(error).__name__])[0]
-    return re.sub(r"^\[[^\]]*\]\s*", "", line)
+    return re.sub(r"^\[[^\]]*\]\s*", "", first_line(error))

@@ -91,7 +91,7 @@ def connect(patience: timedelta = _PATIENCE) -> Iterator[Ranks]:
     import torch  # here: commands that fail before they compute must not wait for it
     import torch.distributed as dist  # likewise
 
-    from .group import Ranks, said  # likewise
+    from .group import Ranks, reason  # likewise
 
     ranks = Ranks(*launched())
     if ranks.size == 1:
@@ -107,7 +107,7 @@ def connect(patience: timedelta = _PATIENCE) -> Iterator[Ranks]:
             ranks = replace(ranks, _devices=dist.new_group(backend="nccl", timeout=_DEVICE_PATIENCE))
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise ResourceError(f"rank {ranks.rank} cannot join the others at {where} ({said(error)})") from error
+        raise ResourceError(f"rank {ranks.rank} cannot join the others at {where} ({reason(error)})") from error
     try:
         yield ranks
     finally:

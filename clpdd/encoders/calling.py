@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from ..errors import SettingsError
+from ..errors import SettingsError, first_line
 from .encoder import Encoder
 from .lowered import lowered, regions
 
@@ -69,10 +69,10 @@ def compiled_call(encoder: Encoder, precision: str = "auto") -> Callable[[Tensor
             with _repeatable():
                 return call(images)
         except torch._dynamo.exc.TorchDynamoException as error:
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise SettingsError(
-                f"distill.compile is true, but {encoder.name!r} cannot be compiled on this machine ({said}): set it "
-                f"to false, or see that a C++ compiler (CPU) or Triton (CUDA) is installed"
+                f"distill.compile is true, but {encoder.name!r} cannot be compiled on this machine "
+                f"({first_line(error)}): set it to false, or see that a C++ compiler "
+                f"(CPU) or Triton (CUDA) is installed"
             ) from error
 
     return guarded
@@ -103,7 +103,7 @@ def _call(
 @contextlib.contextmanager
 def _repeatable() -> Iterator[None]:
     """Compile kernels by rule instead of by trial, which ends otherwise every time, and as many as are asked for."""
-    import torch._dynamo.config  # here: only CUDA needs it, and it may be absent
+    import torch._dynamo.config  # here: slow to import, and needed only where something is compiled
     import torch._inductor.config
 
     ruled = {"deterministic": True} if hasattr(torch._inductor.config, "deterministic") else {}

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..errors import SettingsError
+from ..errors import SettingsError, first_line
 
 __all__ = ["deterministic"]
 
@@ -74,4 +74,4 @@ def _refused(error: RuntimeError) -> bool:
 
 
 def _line(error: RuntimeError) -> str:
-    return str(error).splitlines()[0].split(". ")[0]
+    return first_line(error).split(". ")[0]

@@ -3,47 +3,59 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import timm
 import torch
+from PIL import Image
 from torch import Tensor, nn
-from torchvision import transforms as tv
 
+from ..errors import SettingsError
 from ..functional.parts import WHOLE, Part
 from ..functional.resample import resize
 from ..storage.files import sha256_bytes
+from .preprocessing import Preprocess
 
-__all__ = ["Encoder"]
-
+__all__ = ["Encoder", "FeaturesError", "require_square"]
 
 FEATURES = ("default", "class_token", "mean_patch", "both")
+
+
+class FeaturesError(ValueError):
+    """The model has not the features that were asked for."""
 
 
 class Encoder(nn.Module):
     """A frozen timm model.
 
-    ``forward`` takes images ``(b, 3, h, w)`` in [0, 1] of any size, resizes them bilinearly to ``size`` where they
+    ``forward`` takes images ``(b, 3, h, w)`` in [0, 1] of any size, resizes them bilinearly to ``shape`` where they
     differ, normalises them by the model's own mean and standard deviation and returns features ``(b, dim)`` float32.
     No parameter ever requires a gradient; the pixels may.
 
     Attributes:
         name: the name it was asked for by.
         dim: number of features ``d``.
-        size: side of the input in pixels.
+        size: side of the input in pixels; of an input that is not square, the longer one.
+        shape: height and width of the input in pixels.
         digest: SHA-256 over the architecture, the weights' names, shapes and bytes, and the kind of features.
         features: ``default`` (what the model itself gives), ``class_token``, ``mean_patch`` or ``both``
             (in that order).
 
     Args:
+        size: side of the input in pixels, or its height and width.
         architecture: dotted name of this package's module that builds ``model``; empty: a library's.
 
-    Raises ``ValueError`` where the model has not the tokens that ``features`` asks for.
+    Raises ``FeaturesError`` where the model has not the tokens that ``features`` asks for.
     """
 
     def __init__(
-        self, name: str, model: nn.Module, size: int, features: str = "default", architecture: str = ""
+        self,
+        name: str,
+        model: nn.Module,
+        size: int | tuple[int, int],
+        features: str = "default",
+        architecture: str = "",
     ) -> None:
         super().__init__()
         config = timm.data.resolve_data_config({}, model=model)
@@ -52,11 +64,16 @@ class Encoder(nn.Module):
         self.architecture = architecture
         _require_tokens(model, features)
         self.model = model.eval().requires_grad_(False)
-        self.size = size
+        self.shape = size if isinstance(size, tuple) else (size, size)
+        self.size = max(self.shape)
         self.dim = 0
         self.crop_fraction = float(config["crop_pct"])
         self.interpolation = str(config["interpolation"])
         self.squash = config["crop_mode"] == "squash"
+        self.border: tuple[int, int, int] | None = None
+        if config["crop_mode"] == "border":
+            red, green, blue = (round(255 * value) for value in config["mean"])
+            self.border = red, green, blue
         self.register_buffer("mean", torch.tensor(config["mean"]).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config["std"]).view(1, -1, 1, 1), persistent=False)
         self.input_dtype: torch.dtype | None = None  # what the model's first layer takes, where it is not float32
@@ -79,14 +96,14 @@ class Encoder(nn.Module):
     @torch.no_grad()
     def _probe_dim(self) -> int:
         """One forward of a grey image: what a model's own ``num_features`` says is not always what comes out."""
-        found = self.forward(torch.full((1, 3, self.size, self.size), 0.5))
+        found = self.forward(torch.full((1, 3, *self.shape), 0.5))
         if found.ndim != 2:
             raise ValueError(f"it gives {tuple(found.shape)} instead of one vector per image")
         return int(found.shape[1])
 
     def forward(self, images: Tensor) -> Tensor:
         """Features ``(b, dim)`` of images ``(b, 3, h, w)`` in [0, 1]."""
-        normalised = (resize(images, self.size) - self.mean) / self.std
+        normalised = (resize(images, self.shape) - self.mean) / self.std
         if normalised.device.type == "cpu":
             normalised = normalised.contiguous(memory_format=torch.channels_last)
         if self.input_dtype is not None:
@@ -99,7 +116,7 @@ class Encoder(nn.Module):
         model: Any = self.model
         tokens: Tensor = model.forward_features(normalised)
         if tokens.ndim != 3:
-            raise ValueError(f"it gives {tuple(tokens.shape)} instead of tokens: set features to default")
+            raise FeaturesError(f"it gives {tuple(tokens.shape)} instead of tokens: set features to default")
         kinds = {"class_token": tokens[:, 0], "mean_patch": tokens[:, model.num_prefix_tokens :].mean(1)}
         chosen = list(kinds.values()) if self.features == "both" else [kinds[self.features]]
         norm = getattr(model, "fc_norm", None)  # models that average by default normalise after pooling
@@ -111,23 +128,34 @@ class Encoder(nn.Module):
         return WHOLE
 
     @property
-    def resized(self) -> int:
-        """Shorter side in pixels before the crop (of models that squash, both sides)."""
-        return math.floor(self.size / self.crop_fraction)
+    def square(self) -> bool:
+        """Whether the input is as high as wide."""
+        return self.shape[0] == self.shape[1]
+
+    def require_square(self, doing: str) -> None:
+        """Raise ``SettingsError`` where the input is not square, which synthetic images are: ``doing`` needs them."""
+        require_square(self.name, self.shape, doing)
 
     @property
-    def transform(self) -> tv.Compose:
-        """PIL image -> ``(3, size, size)`` uint8: resize and centre crop as timm does by the model's configuration.
+    def resized(self) -> int | tuple[int, int]:
+        """Pixels before the crop: of the shorter side, of models that squash of both, else ``(height, width)``."""
+        height, width = (math.floor(side / self.crop_fraction) for side in self.shape)
+        return height if self.square else (height, width)
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """Picture -> pixels, resized and cropped as timm does by the model's configuration.
 
         It holds no reference to the model, so that decoding processes can receive it cheaply.
         """
-        mode = tv.InterpolationMode(self.interpolation if self.interpolation != "random" else "bicubic")
-        steps = [
-            tv.Resize((self.resized, self.resized) if self.squash else self.resized, interpolation=mode),
-            tv.CenterCrop(self.size),
-            tv.PILToTensor(),
-        ]
-        return tv.Compose(steps)
+        crop = self.size if self.square else self.shape
+        return Preprocess(self.resized, crop, self.interpolation, self.squash, self.border)
+
+    @property
+    def transform(self) -> Callable[[Image.Image], Tensor]:
+        """RGB picture -> ``(3, height, width)`` uint8: ``preprocess``, as a tensor."""
+        preprocess = self.preprocess
+        return lambda image: torch.from_numpy(preprocess(image))
 
     def describe(self) -> dict[str, Any]:
         """What decides the features, as JSON values: goes into every artifact made with this encoder."""
@@ -141,16 +169,34 @@ class Encoder(nn.Module):
             "interpolation": self.interpolation,
             "mean": self.mean.flatten().tolist(),
             "std": self.std.flatten().tolist(),
+            **({} if self.border is None else {"border": list(self.border)}),
+            **({} if self.square else {"shape": list(self.shape)}),
         }
+
+
+def require_square(name: str, shape: tuple[int, int], doing: str) -> None:
+    """Raise ``SettingsError`` where an encoder's input is not square, as the synthetic images are that ``doing`` needs.
+
+    Args:
+        name: the encoder's.
+        shape: height and width of its input in pixels.
+    """
+    if shape[0] != shape[1]:
+        raise SettingsError(
+            f"encoder {name!r} takes images of {shape[0]} x {shape[1]} pixels (height x width), and synthetic images "
+            f"are square: {doing} is not possible with it. Its features of real images are (stages cache and kernels, "
+            f"the method full); for the rest set a square input, "
+            f"encoder_options: {{{name}: {{image_size: {min(shape)}}}}}"
+        )
 
 
 def _require_tokens(model: nn.Module, features: str) -> None:
     if features not in FEATURES:
-        raise ValueError(f"features is {features!r}; it must be one of {', '.join(FEATURES)}")
+        raise FeaturesError(f"features is {features!r}; it must be one of {', '.join(FEATURES)}")
     if features != "default" and not hasattr(model, "num_prefix_tokens"):
-        raise ValueError("it has no tokens: set features to default")
+        raise FeaturesError("it has no tokens: set features to default")
     if features in ("class_token", "both") and getattr(model, "cls_token", None) is None:
-        raise ValueError("it has no class token: set features to default or mean_patch")
+        raise FeaturesError("it has no class token: set features to default or mean_patch")
 
 
 def _weights_digest(model: nn.Module, features: str) -> str:

@@ -35,6 +35,7 @@ class JointEncoder(Encoder):
     def __init__(self, name: str, members: Mapping[str, Encoder], weights: Mapping[str, float]) -> None:
         _check(name, members, weights)
         super().__init__(name, _SideBySide(members, weights), max(member.size for member in members.values()))
+        self.border = _largest(members).border  # timm takes the colour from the mean, which is the members' own here
         self.to(next(iter(members.values())).mean.device)
 
     model: _SideBySide
@@ -78,7 +79,7 @@ class _SideBySide(nn.Module):
         self.names = list(members)
         self.members = nn.ModuleList(members.values())
         self.weights = {name: float(weights[name]) for name in members}
-        largest = max(members.values(), key=lambda member: member.size)
+        largest = _largest(members)
         # the form in which timm's models say it; mean and deviation leave the pixels to the members
         self.pretrained_cfg = {
             "input_size": (3, largest.size, largest.size),
@@ -86,7 +87,7 @@ class _SideBySide(nn.Module):
             "std": (1.0, 1.0, 1.0),
             "crop_pct": largest.crop_fraction,
             "interpolation": largest.interpolation,
-            "crop_mode": "squash" if largest.squash else "center",
+            "crop_mode": "squash" if largest.squash else "border" if largest.border else "center",
         }
 
     @property
@@ -102,12 +103,17 @@ class _SideBySide(nn.Module):
         return torch.cat([member(images) for member in self.members], 1)
 
 
+def _largest(members: Mapping[str, Encoder]) -> Encoder:
+    return max(members.values(), key=lambda member: member.size)
+
+
 def _check(name: str, members: Mapping[str, Encoder], weights: Mapping[str, float]) -> None:
     if len(members) < 2:
         raise SettingsError(f"the joint encoder {name!r} needs two members or more, it has {len(members)}")
     for member, encoder in members.items():
         if isinstance(encoder, JointEncoder):
             raise SettingsError(f"member {member!r} of {name!r} is a joint encoder itself: name its members instead")
+        encoder.require_square(f"joining it with others in {name!r}")
         weight = weights[member]
         if not (weight > 0 and math.isfinite(weight)):
             raise SettingsError(f"the weight of {member!r} in {name!r} is {weight}; it must be above 0 and finite")

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from torch import nn
 
-from ..catalogue.encoders import ARCHITECTURES, KNOWN_ENCODERS
-from ..errors import ArtifactError, ResourceError, SettingsError
-from ..runtime.machine import explain_memory_errors
-from .encoder import Encoder
+from ..catalogue.encoders import KNOWN_ENCODERS
+from ..errors import ResourceError, SettingsError
+from ..runtime.machine import explain_memory_errors, is_memory_error
+from .building import REFUSALS, Blueprint, encoder_of, said, settle
+from .coverage import patch_step
+from .encoder import Encoder, FeaturesError
 from .joint import JointEncoder
-from .weights import load_weights
+from .names import check_architecture
+from .sight import nearest_whole, require_sight
 
-__all__ = ["join_encoders", "load_joint"]
+__all__ = ["join_encoders", "load_encoder", "load_joint", "resolve_device"]
 
 
 def join_encoders(
@@ -116,78 +115,45 @@ def load_encoder(
             known.refuse_missing_weights(name)
         model, image_size = known.model, image_size or known.image_size
         features = known.features if features == "default" else features
-    architecture, own = architecture_of(model or name, image_size)
-    size = _input_size(architecture, image_size)
-    pretrained = weights is None and untrained is None
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(untrained or 0)
-            built = timm.create_model(architecture, num_classes=0, pretrained=pretrained, **own, **(arguments or {}))
-    except (OSError, RuntimeError, ValueError, TypeError, AssertionError) as error:
-        raise _explain_build(architecture, image_size, error) from error
-    if weights is not None and untrained is None:
-        load_weights(built, Path(weights).expanduser())
-    built = built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    chosen = device if isinstance(device, torch.device) else resolve_device(device)
-    try:
-        with explain_memory_errors(f"choose a smaller encoder than {name}, or a lower image_size"):
-            own_code = ARCHITECTURES.get(_registered_name(architecture, built), "")
-            return Encoder(name, built, size or _native_size(built), features, own_code).to(chosen)
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise SettingsError(
-            f"encoder {name!r} ({architecture}) cannot be used at image size {size or _native_size(built)}: {said}"
-        ) from error
-
-
-def architecture_of(
-    name: str, image_size: int | None, where: str = "encoders", others: Sequence[str] = ()
-) -> tuple[str, dict[str, Any]]:
-    """A timm model's name and what its constructor needs for an image size.
-
-    Raises ``SettingsError`` for an unknown one, saying ``where`` it stands and listing near names, also of ``others``.
-    """
-    known = name.split(".")[0]
-    _register(known)
-    if ":" not in name and not timm.is_model(known):
-        names = [*others, *ARCHITECTURES, *timm.list_models(), *timm.list_pretrained()]
-        near = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
-        hint = f"near names: {', '.join(near)}" if near else "timm.list_models() lists them all"
-        raise SettingsError(f"{where}: timm has no model named {name!r}; {hint}")
-    sized = image_size is not None and known.startswith(("vit", "eva", "deit", "beit", "swin"))
-    return name, {"img_size": image_size} if sized else {}
-
-
-def _register(name: str) -> None:
-    """Make timm know an architecture of ours; of a repository, whose files alone say which it is, all of them."""
-    for architecture, module in ARCHITECTURES.items():
-        if name == architecture or ":" in name:
-            importlib.import_module(module)
-
-
-def _registered_name(architecture: str, built: nn.Module) -> str:
-    """The name that an architecture is registered by with timm."""
-    if ":" in architecture:
-        return str((getattr(built, "pretrained_cfg", None) or {}).get("architecture", ""))
-    return architecture.split(".")[0]
-
-
-def _native_size(model: nn.Module) -> int:
-    return int(timm.data.resolve_data_config({}, model=model)["input_size"][-1])
-
-
-def _input_size(architecture: str, image_size: int | None) -> int | None:
+    architecture = model or name
+    check_architecture(architecture)
     if image_size is not None and image_size < 8:
-        raise SettingsError(f"encoder_options.{architecture}.image_size is {image_size}; it must be at least 8 pixels")
-    return image_size
+        raise SettingsError(f"encoder_options.{name}.image_size is {image_size}; it must be at least 8 pixels")
+    chosen = device if isinstance(device, torch.device) else resolve_device(device)
+    file = None if weights is None else Path(weights).expanduser()
+    blueprint = Blueprint(name, architecture, file, image_size, untrained, arguments or {})
+    with explain_memory_errors(f"choose a smaller encoder than {name}, or a lower image_size"):
+        return _first_that_runs(blueprint, features).to(chosen)
 
 
-def _explain_build(architecture: str, image_size: int | None, error: Exception) -> SettingsError | ArtifactError:
-    said = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if isinstance(error, (TypeError, AssertionError)) or "img_size" in said:
-        return SettingsError(f"encoder {architecture!r} refuses the image size {image_size}: {said}")
-    remedy = f"encoder_options: {{{architecture}: {{weights: path/to/file.safetensors}}}}"
-    return ArtifactError(
-        f"the pre-trained weights of {architecture!r} cannot be had ({said}). Without a connection, download the "
-        f"model's .safetensors file elsewhere and set {remedy}"
+def _first_that_runs(blueprint: Blueprint, features: str) -> Encoder:
+    """The first of a blueprint's candidates that encodes an image. Raises ``SettingsError`` where none does."""
+    refused: Exception | None = None
+    for built, shape in blueprint.candidates():
+        try:
+            if blueprint.untrained is not None:
+                settle(built, shape)
+            encoder = encoder_of(blueprint, built, shape, features)
+            require_sight(encoder, blueprint)
+            return encoder
+        except REFUSALS as error:
+            if is_memory_error(error):
+                raise
+            refused = refused or error
+    assert refused is not None
+    raise _unusable(blueprint, shape, patch_step(built), refused) from refused
+
+
+def _unusable(blueprint: Blueprint, shape: tuple[int, int], step: int, error: Exception) -> SettingsError:
+    who = f"encoder {blueprint.name!r} ({blueprint.architecture})"
+    if isinstance(error, FeaturesError):
+        return SettingsError(f"{who} cannot be used: {error}")
+    if blueprint.image_size is None:
+        return SettingsError(f"{who} cannot be used at its own image size, {shape[0]} x {shape[1]}: {said(error)}")
+    key = f"encoder_options.{blueprint.name}.image_size"
+    nearest = nearest_whole(blueprint, step, 2)
+    remedy = f"Set {key} to {' or '.join(nearest)}, or leave it out" if nearest else f"Leave {key} out"
+    return SettingsError(
+        f"{who} cannot be used at image size {blueprint.image_size} with its weights: {said(error)}. {remedy} to take "
+        f"the model's own"
     )

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..errors import first_line
 from .encoder import Encoder
 
 __all__ = ["lowered", "regions"]
@@ -42,8 +43,8 @@ def lowered(encoder: Encoder) -> Encoder | None:
 
 @torch.no_grad()
 def _lowered(encoder: Encoder) -> Encoder | None:
-    device, size = encoder.mean.device, encoder.size
-    images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+    device = encoder.mean.device
+    images = torch.rand(2, 3, *encoder.shape, generator=torch.Generator().manual_seed(0)).to(device)
     exact = encoder(images)
     with torch.autocast(device.type, torch.bfloat16):
         usual = (encoder(images).float() - exact).norm()
@@ -53,7 +54,7 @@ def _lowered(encoder: Encoder) -> Encoder | None:
             made = _cast(encoder, quicker)
             apart = (made(images) - exact).norm()
         except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as error:
-            said = (str(error).splitlines() or [type(error).__name__])[0]
+            said = first_line(error)
             continue
         if apart <= _APART * usual + 1e-6 * exact.norm():
             return made

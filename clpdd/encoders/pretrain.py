@@ -29,8 +29,9 @@ from ..datasets.decode import Undecodable, decode_image
 from ..datasets.sources.parquet import expand, list_tables
 from ..errors import DataError
 from ..storage.files import write_bytes
-from . import architectures as models  # noqa: F401  (registers our architectures with timm)
-from .loading import architecture_of
+from . import architectures  # noqa: F401  (registers our architectures with timm)
+from .building import channels_last
+from .names import check_architecture
 
 __all__ = ["Recipe", "load_images", "pretrain"]
 
@@ -113,14 +114,14 @@ def pretrain(
         DataError: fewer images than one batch, or labels that leave a class empty.
         SettingsError: an unknown architecture.
     """
-    architecture_of(architecture, None, "architecture")
+    check_architecture(architecture, "architecture")
     recipe = recipe or Recipe()
     classes = int(labels.max()) + 1
     if len(images) < recipe.batch_size or len(labels.unique()) != classes:
         raise DataError(f"pre-training needs at least {recipe.batch_size} images and no empty class; got {len(images)}")
     torch.manual_seed(recipe.seed)
     generator = torch.Generator().manual_seed(recipe.seed)
-    model = timm.create_model(architecture, num_classes=classes).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = channels_last(timm.create_model(architecture, num_classes=classes))
     config = timm.data.resolve_data_config({}, model=model)
     mean, std = (torch.tensor(config[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
     per_epoch = len(images) // recipe.batch_size

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..distilled.dataset import DistilledSet
 from ..encoders.encoder import Encoder
-from ..errors import ArtifactError, DataError
+from ..errors import ArtifactError, DataError, first_few
 from ..features.kernels import Kernels
 from ..features.store import FeatureStore
 from .subject import Bench
@@ -25,6 +25,8 @@ class EvaluationData:
         encoder: on the device to compute on.
         train, validation, test: feature stores. Train and validation are read for the method ``full`` alone.
         kernels: folder of the kernel stage.
+        test_index: of the test split. Test features that other versions of the libraries made are compared with what
+            the encoder gives for some of its images now; ``None`` compares nothing.
     """
 
     encoder: Encoder
@@ -32,6 +34,7 @@ class EvaluationData:
     validation: Path
     test: Path
     kernels: Path
+    test_index: Path | None = None
 
 
 def open_bench(name: str, data: EvaluationData, judge: str = "test") -> Bench:
@@ -72,8 +75,8 @@ def open_set(folder: Path, key: tuple[str, str], encoders: Mapping[str, Encoder]
     known = list(bench.judge.class_names)
     if data.class_names != known:
         raise ArtifactError(
-            f"{folder} has {data.classes} classes ({_some(data.class_names)}), but the test features have {len(known)} "
-            f"({_some(known)}): distil, or cache, again with the same dataset"
+            f"{folder} has {data.classes} classes ({first_few(data.class_names)}), but the test features have "
+            f"{len(known)} ({first_few(known)}): distil, or cache, again with the same dataset"
         )
     if distil in encoders and data.info.get("encoder"):
         _same_encoder(data.info["encoder"], encoders[distil], distil, f"{folder} was distilled", "distill")
@@ -82,13 +85,9 @@ def open_set(folder: Path, key: tuple[str, str], encoders: Mapping[str, Encoder]
 
 def _same_encoder(found: Mapping[str, Any], encoder: Encoder, name: str, what: str, stage: str) -> None:
     wanted = encoder.describe()
-    for field in ("digest", "size"):
-        if found.get(field) != wanted[field]:
+    for field in ("digest", "size", "shape"):
+        if found.get(field) != wanted.get(field):
             raise ArtifactError(
                 f"{what} with another encoder than {name}: {field} {str(found.get(field))[:12]} instead of "
-                f"{str(wanted[field])[:12]}; run {stage} again"
+                f"{str(wanted.get(field))[:12]}; run {stage} again"
             )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

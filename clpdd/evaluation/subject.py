@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from ..encoders.encoder import Encoder
 from ..errors import ArtifactError
 from ..features.kernels import Kernels
 from ..features.store import FeatureStore
-from ..probe.linear import Probes
+from ..probe.linear import Judged, Probes
+from ..probe.logistic import fit_logistic
 from ..probe.views import Stream, encode_views
 
 __all__ = ["Bench", "Subject", "Trained", "ViewedProtocol"]
@@ -53,18 +55,34 @@ class Bench:
         """Number of classes ``C``."""
         return len(self.judge.class_names)
 
+    @cached_property
+    def classifier(self) -> Probes:
+        """One probe, the logistic regression on all real data that ``full`` is scored with."""
+        device = self.encoder.mean.device
+        train, validation = (
+            (store.features().to(device), store.labels.to(device)) for store in (self.train, self.validation)
+        )
+        return fit_logistic(train, validation, self.classes)[0]
+
 
 class Subject:
     """One distilled set on one bench, with its views encoded once for all protocols that ask for them.
 
     Args:
         tick: called every now and then during long work; it may raise to stop it.
+        teacher: the bench of the encoder that the set was distilled with, where that is another one.
     """
 
     def __init__(
-        self, data: DistilledSet, bench: Bench, settings: EvaluateSettings, seed: int, tick: Callable[[], object]
+        self,
+        data: DistilledSet,
+        bench: Bench,
+        settings: EvaluateSettings,
+        seed: int,
+        tick: Callable[[], object],
+        teacher: Bench | None = None,
     ) -> None:
-        self.bench, self.settings, self.seed, self.tick = bench, settings, seed, tick
+        self.bench, self.settings, self.seed, self.tick, self.teacher = bench, settings, seed, tick, teacher
         self.full = not len(data)
         self.images, self.targets = _stack_draws(data)
         self.streams = [Stream(seed, i, draw) for draw in range(len(self.images)) for i in range(settings.seeds)]
@@ -72,15 +90,15 @@ class Subject:
         """Encoding time of the shared bank in seconds, charged to every protocol that uses it."""
         self._bank: tuple[list[Stream], Tensor, float] | None = None
 
-    def views(self, streams: list[Stream], which: range) -> Tensor:
-        """``(P, V, n, d)``: numbered views of the images of every stream's draw.
+    def views(self, streams: list[Stream], which: range, encoder: Encoder | None = None) -> Tensor:
+        """``(P, V, n, d)``: numbered views of the images of every stream's draw, of the bench's encoder or another.
 
         Kept in float16, as features are cached, where one probe's own would not fit into a group in float32.
         """
         images = [self.images[stream.draw] for stream in streams]
         settings = self.settings
         return encode_views(
-            self.bench.encoder,
+            encoder or self.bench.encoder,
             images,
             streams,
             which,
@@ -135,5 +153,5 @@ def _stack_draws(data: DistilledSet) -> tuple[Tensor, Tensor]:
     return torch.stack([draw.images for draw in draws]), torch.stack([draw.targets for draw in draws])
 
 
-Trained = tuple[Probes, list[Stream], dict[str, Any]]
-"""What a protocol gives: probes, the stream of random numbers that each belongs to, and what was chosen."""
+Trained = tuple[Judged, list[Stream], dict[str, Any]]
+"""What a protocol gives: classifiers, the stream of random numbers that each belongs to, and what was chosen."""

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from ..catalogue.protocols import bound_of
 from ..storage.files import canonical_json
+from .confusion import entries, totals
 from .subject import ViewedProtocol
 
 __all__ = ["SCHEMA", "Result", "compact_json", "details_json", "metrics_json", "plot_csv", "results_parquet"]
@@ -32,12 +33,13 @@ SCHEMA = pa.schema(
         ("draw", pa.int64()),
         ("top1", pa.float64()),
         ("top5", pa.float64()),
+        ("mean_per_class", pa.float64()),  # mean of the classes' top-1
         ("worst_group", pa.float64()),  # null: the dataset has no groups
         ("fingerprint", pa.string()),
     ]
 )
 
-_ALL_MATRICES = 200  # with more classes only the first protocol's confusion is kept: it is a million numbers by then
+_ALL_MATRICES = 200  # with more classes only the first protocol's confusion is kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,16 +111,17 @@ def results_parquet(results: Sequence[Result]) -> bytes:
 
 
 def metrics_json(results: Sequence[Result]) -> bytes:
-    """``{encoders: {method: {protocol-views: {top1, top1_std, top5, share_of_full}}}}``, percent, four decimals.
+    """``{encoders: {method: {protocol-views: {top1, top1_std, top5, mean_per_class, ...}}}}``, percent, four decimals.
 
     ``worst_group`` stands beside them where the images have groups. ``share_of_full`` is top-1 in percent of that of
     all training data with the same evaluation encoder: its ridge probe for ``closed_form``, its logistic regression for
-    ``sgd``.
+    the other protocols.
     """
     bound = {(r.target, r.protocol.name): fmean(r.top1) for r in results if r.method == "full"}
     tree: dict[str, Any] = {}
     for r in results:
-        numbers = {"top1": fmean(r.top1), "top1_std": r.std, "top5": fmean(row["top5"] for row in r.piece["rows"])}
+        numbers = {"top1": fmean(r.top1), "top1_std": r.std}
+        numbers |= {name: fmean(row[name] for row in r.piece["rows"]) for name in ("top5", "mean_per_class")}
         if r.groups:
             numbers["worst_group"] = fmean(row["worst_group"] for row in r.piece["rows"])
         best = bound.get((r.target, bound_of(r.protocol.name)))
@@ -133,10 +136,10 @@ def details_json(results: Sequence[Result], class_names: list[str], counts: list
     """Per-class accuracy and confusion, one row for each result.
 
     A row holds the columns of ``Result.names``, ``probes`` (how many were trained), ``per_class`` (percent, ``null``
-    for a class without test images), ``confusion`` (counts summed over the probes, rows the true class; ``null`` for
-    all but the first protocol of a set when there are more than 200 classes), ``notes`` and, where the images have
-    groups, ``groups`` (top-1 of each, mean over the probes). ``fingerprints`` resolves those of the result table to
-    settings, versions, code and digests of the inputs.
+    for a class without test images), ``confusion`` (counts summed over the probes, rows the true class; with more than
+    200 classes the pairs that occur, ``evaluation.confusion``, and ``null`` for all but the first protocol of a set),
+    ``notes`` and, where the images have groups, ``groups`` (top-1 of each, mean over the probes). ``fingerprints``
+    resolves those of the result table to settings, versions, code and digests of the inputs.
 
     Args:
         counts: test images of every class.
@@ -145,7 +148,8 @@ def details_json(results: Sequence[Result], class_names: list[str], counts: list
     seen: set[tuple[str, str, str]] = set()
     for r in results:
         matrix = r.piece["confusion"]
-        per_class = [100 * row[i] / total if (total := sum(row)) else None for i, row in enumerate(matrix)]
+        right = dict.fromkeys(range(len(class_names)), 0) | {i: n for i, j, n in entries(matrix) if i == j}
+        per_class = [100 * right[i] / n if n else None for i, n in enumerate(totals(matrix, len(class_names)))]
         key = (r.distil, r.method, r.target)
         kept = len(class_names) <= _ALL_MATRICES or key not in seen
         seen.add(key)

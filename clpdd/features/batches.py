@@ -17,7 +17,7 @@ from ..encoders.calling import encode
 from ..encoders.encoder import Encoder
 from ..errors import NumericalError
 from ..runtime.machine import explain_memory_errors
-from .decoding import Batch, Preprocess, choose_workers, decode_rows
+from .decoding import Batch, choose_workers, decode_rows
 
 if TYPE_CHECKING:
     from ..config.cache import CacheSettings
@@ -41,7 +41,7 @@ class BatchEncoder:
 
     def __init__(self, index: Index, encoder: Encoder, settings: CacheSettings) -> None:
         self.index, self.encoder, self.precision = index, encoder, settings.precision
-        self.preprocess = Preprocess(encoder.resized, encoder.size, encoder.interpolation, encoder.squash)
+        self.preprocess = encoder.preprocess
         self.dtype = np.dtype(settings.dtype)
         self._out_of_memory = f"lower cache.batch_size (now {settings.batch_size}); finished shards are kept"
 
@@ -59,9 +59,9 @@ class BatchEncoder:
             done.append((first, self._features(*self._launch(pixels), first)))
             decoding, encoding = decoded - began, time.monotonic() - decoded
         workers = choose_workers(decoding, encoding, len(batches) - len(done), cores)
-        log.info(
-            "a batch takes %.3f s to decode and %.3f s to encode: %d decoding processes", decoding, encoding, workers
-        )
+        if workers:
+            took = "a batch takes %.3f s to decode and %.3f s to encode: decoding in %d processes"
+            log.info(took, decoding, encoding, workers)
         return done, workers
 
     def encoded(self, decoded: Iterator[NDArray[np.uint8]], batches: list[Batch]) -> Iterator[tuple[int, NDArray[Any]]]:

@@ -16,74 +16,30 @@ import multiprocessing
 import os
 import queue
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from .. import errors
 from ..datasets.index import Index
+from ..encoders.preprocessing import Pixels, Preprocess
 from ..errors import ClpddError, DataError, ResourceError
 
-__all__ = ["Batch", "Preprocess", "choose_workers", "decode_batches", "decode_rows"]
+__all__ = ["Batch", "choose_workers", "decode_batches", "decode_rows"]
 
 log = logging.getLogger(__name__)
 
 Batch = tuple[int, int]
 """Rows ``[start, stop)`` of an index."""
 
-Pixels = NDArray[np.uint8]
-
-_MAX_RESIZED = 2**27
 _START_SECONDS = 1.0  # about what it takes to start a worker process
 _MARGIN = 1.1  # of decoding over encoding, so that the slower batches do not hold the encoder up
-_MODES = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
-
-
-@dataclass(frozen=True)
-class Preprocess:
-    """Resize the shorter side, crop the centre: the pixels of torchvision's ``Resize`` and ``CenterCrop``, no torch.
-
-    Attributes:
-        resize: shorter side in pixels after resizing.
-        crop: side of the square that is kept, in pixels.
-        interpolation: nearest | bilinear | bicubic | lanczos; anything else means bicubic.
-        squash: bring both sides to ``resize``, whatever the proportions were.
-    """
-
-    resize: int
-    crop: int
-    interpolation: str
-    squash: bool = False
-
-    def __call__(self, image: Image.Image) -> Pixels:
-        """RGB image -> ``(3, crop, crop)`` uint8. Raises ``DataError`` when it is too elongated to be resized."""
-        width, height = image.size
-        long = int(self.resize * max(width, height) / min(width, height))
-        if self.squash:
-            long = self.resize
-        if self.resize * long > _MAX_RESIZED:
-            raise DataError(
-                f"is {width} x {height} pixels, too elongated to bring its shorter side to {self.resize} pixels: "
-                f"crop it in the source, or leave it out"
-            )
-        size = (self.resize, long) if width <= height else (long, self.resize)
-        image = image.resize(size, _MODES.get(self.interpolation, Image.Resampling.BICUBIC))
-        left, top = round((size[0] - self.crop) / 2), round((size[1] - self.crop) / 2)
-        image = image.crop((left, top, left + self.crop, top + self.crop))
-        return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
 
 
 def choose_workers(decoding: float, encoding: float, batches: int, cores: int) -> int:
@@ -103,11 +59,11 @@ def choose_workers(decoding: float, encoding: float, batches: int, cores: int) -
 
 
 def decode_rows(index: Index, preprocess: Preprocess, start: int, stop: int) -> Pixels:
-    """Pixels ``(stop - start, 3, crop, crop)`` uint8 of rows ``[start, stop)``.
+    """Pixels ``(stop - start, 3, height, width)`` uint8 of rows ``[start, stop)``.
 
     Raises ``DataError`` naming the sample when an image cannot be decoded.
     """
-    pixels = np.empty((stop - start, 3, preprocess.crop, preprocess.crop), dtype=np.uint8)
+    pixels = np.empty((stop - start, 3, *preprocess.shape), dtype=np.uint8)
     for row in range(start, stop):
         image = index.image(row)
         try:
@@ -138,7 +94,7 @@ def decode_batches(
     stop_receiving = threading.Event()
     arrived: queue.Queue[Pixels | Exception] = queue.Queue(maxsize=max(2, workers))
     thread = threading.Thread(
-        target=_receive, args=(crew, batches, preprocess.crop, arrived, stop_receiving), name="receive", daemon=True
+        target=_receive, args=(crew, batches, preprocess.shape, arrived, stop_receiving), name="receive", daemon=True
     )
     try:
         for k in range(min(workers, len(batches))):
@@ -171,13 +127,32 @@ def _start_worker(
             name=f"decode-{number}",
             daemon=True,
         )
-        process.start()
+        with _without_main():
+            process.start()
     except OSError as error:
         raise ResourceError(f"could not start a decoding process ({error}): lower runtime.workers") from error
     finally:
         # Our copy of the writing end: were it left open, the death of the worker would go unnoticed.
         sender.close()
     return process, receiver
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Start processes that do not import the caller's script, which may lack a main guard or be no file at all.
+
+    A worker needs nothing of it, and running it a second time would start everything over.
+    """
+    main = sys.modules["__main__"]
+    hidden: dict[str, object] = {
+        name: main.__dict__.pop(name) for name in ("__spec__", "__file__") if name in main.__dict__
+    }
+    main.__dict__["__spec__"] = None
+    try:
+        yield
+    finally:
+        main.__dict__.pop("__spec__")
+        main.__dict__.update(hidden)
 
 
 def _work(index_path: str, preprocess: Preprocess, batches: list[Batch], pipe: Connection) -> None:
@@ -204,7 +179,7 @@ def _work(index_path: str, preprocess: Preprocess, batches: list[Batch], pipe: C
 def _receive(
     crew: Sequence[tuple[SpawnProcess, Connection]],
     batches: Sequence[Batch],
-    side: int,
+    shape: tuple[int, int],
     arrived: queue.Queue[Pixels | Exception],
     stopped: threading.Event,
 ) -> None:
@@ -217,14 +192,11 @@ def _receive(
             if trouble:
                 item = _error(trouble)
             else:
-                item = np.empty((stop - start, 3, side, side), np.uint8)
+                item = np.empty((stop - start, 3, *shape), np.uint8)
                 _read_all(pipe.fileno(), item.reshape(-1).data)
         except (EOFError, OSError):
             process.join(timeout=5)
-            item = ResourceError(
-                f"a decoding process ended unexpectedly (exit code {process.exitcode}), most often for want of "
-                f"memory: lower runtime.workers or cache.batch_size and run again, finished shards are kept"
-            )
+            item = ResourceError(_why_ended(process.exitcode))
         while not stopped.is_set():
             try:
                 arrived.put(item, timeout=0.1)
@@ -233,6 +205,19 @@ def _receive(
                 continue
         if stopped.is_set() or isinstance(item, Exception):
             return
+
+
+def _why_ended(code: int | None) -> str:
+    """A worker's end in words: only what was killed may have wanted for memory."""
+    if code is not None and code >= 0:
+        return (
+            f"a decoding process could not run here (exit code {code}, see what it wrote above): decode in this "
+            f"process, runtime.workers: 0, and run again, finished shards are kept"
+        )
+    return (
+        f"a decoding process ended unexpectedly (exit code {code}), most often for want of memory: lower "
+        f"runtime.workers or cache.batch_size and run again, finished shards are kept"
+    )
 
 
 def _write_all(descriptor: int, data: memoryview) -> None:

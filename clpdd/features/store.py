@@ -2,8 +2,8 @@
 
 A store is a Zarr v3 group: ``features (N, d)`` float16 or float32 in shards, ``labels (N,)`` int64, ``ids (N,)``
 strings and, where the dataset has groups, ``groups (N,)`` strings, each chunk followed by its CRC-32C. The group's
-attribute ``clpdd`` records where the features come from and the size and SHA-256 of every file, and is sealed by a
-digest of its own.
+attribute ``clpdd`` records where the features come from, the versions of the libraries that made them, and the size and
+SHA-256 of every file, and is sealed by a digest of its own.
 """
 
 from __future__ import annotations
@@ -25,14 +25,23 @@ from torch import Tensor
 
 from ..errors import ArtifactError
 from ..storage.files import read_json, seal, sha256_file
+from ..storage.work import versions
 from .shards import ShardReader
 
-__all__ = ["FORMAT", "GROUP", "FeatureStore", "content_digest"]
+__all__ = ["FORMAT", "GROUP", "FeatureStore", "content_digest", "deciding_versions"]
 
 FORMAT = 1
 GROUP = "zarr.json"
 _REMEDY = "delete it and run the cache stage again"
 _KEYS = ("class_names", "content", "dim", "dtype", "encoder", "files", "index", "rows", "split")
+
+
+_DECIDING = ("pillow", "timm", "torch")
+
+
+def deciding_versions() -> dict[str, str]:
+    """Versions of what turns a picture into features, without what names a build (``+cpu``)."""
+    return {name: version.partition("+")[0] for name, version in versions().items() if name in _DECIDING}
 
 
 class FeatureStore:
@@ -47,6 +56,8 @@ class FeatureStore:
         digest: SHA-256 over the stored features and labels.
         index: SHA-256 of the index file they were made from.
         dtype: ``"float16"`` or ``"float32"``, as stored.
+        versions: of the libraries that made the features; empty where the store is older than this record.
+        precision: the encoder's, ``"float32"`` or ``"bfloat16"``; ``None`` likewise.
         labels: ``(N,)`` int64 in [0, C).
     """
 
@@ -59,6 +70,8 @@ class FeatureStore:
         self.digest: str = record["content"]
         self.index: str = record["index"]
         self.dtype: str = record["dtype"]
+        self.versions: dict[str, str] = record.get("versions", {})
+        self.precision: str | None = record.get("precision")
         self._rows: int = record["rows"]
         self._grouped = f"groups/{GROUP}" in record["files"]
         features = self._array("features", (self._rows, self.dim), self.dtype)

@@ -24,7 +24,7 @@ _LOG2E = 1.4426950408889634
 _TILE, _STRIP = 64, 32  # rows that a program owns, and rows that it meets at once
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _forward_kernel(qkv, out, sums, n, scale, H: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr):  # type: ignore[no-untyped-def]
     head = tl.program_id(1)
     batch = (head // H).to(tl.int64)
@@ -52,7 +52,7 @@ def _forward_kernel(qkv, out, sums, n, scale, H: tl.constexpr, D: tl.constexpr, 
     tl.store(sums + head.to(tl.int64) * n + rows, largest + tl.log2(total), mask=rows < n)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _query_kernel(  # type: ignore[no-untyped-def]
     qkv,
     out,
@@ -92,7 +92,7 @@ def _query_kernel(  # type: ignore[no-untyped-def]
     tl.store(own, (made * (scale / 1.4426950408889634)).to(gradient.dtype.element_ty), mask=inside)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _key_kernel(  # type: ignore[no-untyped-def]
     qkv, outer, sums, deltas, gradient, n, scale, H: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr
 ):

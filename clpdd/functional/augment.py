@@ -18,7 +18,7 @@ from .resample import crop_matrix, resize, sandwich
 try:
     from .cropping import crop as _crop
 except ImportError:  # no Triton
-    _crop = None  # type: ignore[assignment]
+    _crop = None  # type: ignore[assignment]  # where it is a function, its type is that
 
 __all__ = ["Augmentation", "add_noise", "augment", "crop_and_flip", "draw"]
 

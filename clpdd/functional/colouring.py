@@ -14,7 +14,7 @@ __all__ = ["coloured"]
 _BLOCK = 1024
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _there_kernel(plain, matrix, out, pixels, B: tl.constexpr):  # type: ignore[no-untyped-def]
     places = tl.program_id(0) * B + tl.arange(0, B)
     start = tl.program_id(1).to(tl.int64) * 3 * pixels
@@ -28,7 +28,7 @@ def _there_kernel(plain, matrix, out, pixels, B: tl.constexpr):  # type: ignore[
         tl.store(out + start + row * pixels + places, 1 / (1 + tl.exp(-mixed)), mask=inside)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _back_kernel(made, outer, matrix, out, pixels, B: tl.constexpr):  # type: ignore[no-untyped-def]
     places = tl.program_id(0) * B + tl.arange(0, B)
     start = tl.program_id(1).to(tl.int64) * 3 * pixels

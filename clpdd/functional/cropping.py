@@ -17,12 +17,12 @@ from torch import Tensor
 __all__ = ["crop"]
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _position(start, extent, index, size_in, size_out):  # type: ignore[no-untyped-def]
     return (start + extent * ((index + 0.5) / size_out)) * size_in - 0.5
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _first(start, extent, pixel, size_in, size_out):  # type: ignore[no-untyped-def]
     """The first sample that may touch a pixel; one too many does no harm."""
     low = ((pixel - 0.5) / size_in - start) * size_out / extent - 0.5
@@ -30,13 +30,13 @@ def _first(start, extent, pixel, size_in, size_out):  # type: ignore[no-untyped-
     return tl.floor(tl.minimum(low, high)).to(tl.int32)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _touches(extent, size_in, size_out):  # type: ignore[no-untyped-def]
     """How many samples may touch a pixel."""
     return (2.0 * size_out / (size_in * tl.abs(extent))).to(tl.int32) + 3
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _sample_kernel(images, boxes, out, n, h, w, size, C: tl.constexpr, B: tl.constexpr):  # type: ignore[no-untyped-def]
     image, row = tl.program_id(1), tl.program_id(0)
     columns = tl.arange(0, B)
@@ -58,7 +58,7 @@ def _sample_kernel(images, boxes, out, n, h, w, size, C: tl.constexpr, B: tl.con
         tl.store(place, one * (1 - down) + two * down, mask=inside)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _rows_kernel(outer, boxes, made, n, h, size, C: tl.constexpr, B: tl.constexpr):  # type: ignore[no-untyped-def]
     image, row = tl.program_id(1), tl.program_id(0)
     columns = tl.arange(0, B)
@@ -75,7 +75,7 @@ def _rows_kernel(outer, boxes, made, n, h, size, C: tl.constexpr, B: tl.constexp
         tl.store(made + ((image.to(tl.int64) * C + channel) * h + row) * size + columns, total, mask=inside)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _columns_kernel(made, boxes, out, n, h, w, size, C: tl.constexpr, B: tl.constexpr):  # type: ignore[no-untyped-def]
     image, row = tl.program_id(1), tl.program_id(0)
     columns = tl.arange(0, B)

@@ -44,13 +44,14 @@ def resize_matrix(size_in: int, size_out: int, device: torch.device, dtype: torc
         return crop_matrix(whole * 0, whole, size_in, size_out)[0].to(device, dtype)
 
 
-def resize(images: Tensor, size: int) -> Tensor:
-    """Images ``(..., h, w)`` bilinearly resized to ``(..., size, size)``; unchanged when they have that size."""
+def resize(images: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """Images ``(..., h, w)`` bilinearly resized to ``size``, a side or (height, width); unchanged when they have it."""
     height, width = images.shape[-2:]
-    if height != size:
-        images = resize_matrix(height, size, images.device, images.dtype) @ images
-    if width != size:
-        images = images @ resize_matrix(width, size, images.device, images.dtype).T
+    tall, wide = size if isinstance(size, tuple) else (size, size)
+    if height != tall:
+        images = resize_matrix(height, tall, images.device, images.dtype) @ images
+    if width != wide:
+        images = images @ resize_matrix(width, wide, images.device, images.dtype).T
     return images
 
 

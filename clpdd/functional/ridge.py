@@ -83,7 +83,7 @@ class _Solve(torch.autograd.Function):
         return W
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(context: Any, *outer: Any) -> Any:
         Z, Y, W, factor, *dual = context.saved_tensors
         (G,) = outer

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..encoders.calling import batch_that_fits, resolve_precision
 from ..errors import remedied
 from ..features.store import FeatureStore
-from ..functional import image_gradient as engine
+from ..functional import image_gradient
 from ..functional.image_gradient import ChunkT, Images, StepResult, Views
 from ..functional.ridge import solve
 from ..functional.targets import Targets, as_targets
@@ -36,7 +36,7 @@ REAL_ROWS = 8192
 class FeatureProblem:
     """A loss of the features of augmented views, and how a step along its gradient is taken.
 
-    Use as a context manager, or call ``close``.
+    Call ``close`` when done with it, or use it in ``contextlib.closing``.
 
     Attributes:
         parts: columns of the features that have a loss of their own; ``loss`` is their average by the shares.
@@ -158,7 +158,7 @@ class FeatureProblem:
             return value
 
         plan = self.plan
-        outcome = engine.step(self.encode, images, self.views(step), loss, plan.batch, update, plan.kept)
+        outcome = image_gradient.step(self.encode, images, self.views(step), loss, plan.batch, update, plan.kept)
         return replace(outcome, finite=outcome.finite & finite[0]) if finite else outcome
 
     @property
@@ -194,7 +194,7 @@ class FeatureProblem:
         size, path = self.encoder.size, ("validate",)
         views = Views(total, fixed[1], size, fixed[0], self.seed, path, self.device, self.rough)
         images = _Pictures(pictures, self.rows.start, self.device)
-        W = self.probe(joined(self.ranks, engine.features(self.encode, images, views, self.plan.most), total))
+        W = self.probe(joined(self.ranks, image_gradient.features(self.encode, images, views, self.plan.most), total))
         hits = torch.zeros(len(self.parts), dtype=torch.int64, device=self.device)
         for Z, labels in self.validation.blocks(REAL_ROWS):
             logits = [Z[:, part.columns] @ W[part.columns] for part in self.parts]
@@ -212,7 +212,7 @@ class _Picture:
 
 @dataclass(frozen=True)
 class _Pictures:
-    """Finished images, numbered from ``first`` on, as the engine takes them: nothing but pixels."""
+    """Finished images, numbered from ``first`` on, as ``image_gradient`` takes them: nothing but pixels."""
 
     pixels: Tensor
     first: int

@@ -6,11 +6,11 @@ import torch
 
 from ..distilled.dataset import DistilledSet
 from ..encoders.calling import encode
-from ..errors import DataError
 from ..functional.parts import directions
 from ..functional.seeding import generator
 from ..optimise.context import Context
-from ..optimise.start import nearest_rows, real_images
+from ..optimise.start import nearest_rows
+from .chosen import chosen_set, refuse_small_classes
 
 __all__ = ["Centroid", "Full", "Neighbor", "Random"]
 
@@ -24,20 +24,16 @@ class Random:
 
     def __call__(self, context: Context) -> DistilledSet:
         labels = torch.tensor(context.index.labels)
+        refuse_small_classes(context, torch.bincount(labels, minlength=context.classes).tolist())
         rows: list[int] = []
         for draw in range(context.settings.random_draws):
             for label in range(context.classes):
                 members = (labels == label).nonzero().flatten()
                 ipc = context.per_class[label]
-                if len(members) < ipc:
-                    name = context.index.class_names[label]
-                    raise DataError(
-                        f"class {name!r} has {len(members)} training images, but distill.images_per_class is {ipc}"
-                    )
                 chosen = torch.randperm(len(members), generator=generator(context.seed, "random", draw, label))[:ipc]
                 rows += members[chosen].tolist()
         n = len(context.labels)
-        return _chosen(context, rows, torch.arange(context.settings.random_draws).repeat_interleave(n))
+        return chosen_set(context, rows, torch.arange(context.settings.random_draws).repeat_interleave(n))
 
 
 class Centroid:
@@ -47,7 +43,7 @@ class Centroid:
 
     def __call__(self, context: Context) -> DistilledSet:
         rows = nearest_rows(context)
-        return _chosen(context, rows, torch.zeros(len(rows), dtype=torch.int64))
+        return chosen_set(context, rows)
 
 
 class Neighbor:
@@ -65,7 +61,7 @@ class Neighbor:
         similarity = Z @ real.T
         similarity[made.labels[:, None] != train.labels] = -torch.inf
         rows = similarity.argmax(1).tolist()
-        return _chosen(context, rows, torch.zeros(len(rows), dtype=torch.int64))
+        return chosen_set(context, rows)
 
 
 class Full:
@@ -77,15 +73,3 @@ class Full:
         record = context.record | {"training_images": len(context.index)}
         none = torch.zeros(0, dtype=torch.int64)
         return DistilledSet(torch.zeros(0, 3, 1, 1, dtype=torch.uint8), none, context.index.class_names, record)
-
-
-def _chosen(context: Context, rows: list[int], draw: torch.Tensor) -> DistilledSet:
-    draws, soft = int(draw.max()) + 1, context.soft_labels
-    return DistilledSet(
-        real_images(context, rows),
-        context.labels.repeat(draws),
-        context.index.class_names,
-        context.record | {"sources": [context.index.ids[row] for row in rows]},
-        draw=draw,
-        soft_labels=None if soft is None else soft.repeat(draws, 1),
-    )

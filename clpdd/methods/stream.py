@@ -23,7 +23,7 @@ class RealStream:
 
     The batch of a step is a function of (seed, step). The next one is decoded in threads while this one is used
     (Pillow decodes and resizes without the interpreter's lock), and images decoded once are kept where memory allows.
-    Use as a context manager, or call ``close``.
+    Call ``close`` when done with it, or use it in ``contextlib.closing``.
 
     Attributes:
         own: places in a batch whose images are decoded here.

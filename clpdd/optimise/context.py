@@ -1,4 +1,4 @@
-"""What every method is given and what it returns: a new method is one new file and one line in the registry."""
+"""What every method is given and what it returns: a new method is one new file and one entry of the catalogue."""
 
 from __future__ import annotations
 

@@ -26,11 +26,12 @@ from ..functional.targets import Targets
 from ..runtime.machine import explain_memory_errors
 from ..runtime.preemption import StopRequest
 from ..runtime.progress import Progress
-from ..storage.checkpoint import Checkpoint, load_latest, save_checkpoint
+from ..storage.checkpoint import Checkpoint, load_latest
 from ..storage.files import sha256_bytes, sha256_file, write_bytes
 from .context import Context, Snapshot
 from .images import ImageState, StateChunk, state_home
 from .parameterisation import Parameterisation, pyramid_resolutions
+from .saving import Saver
 from .sharding import scatter_state
 from .start import nearest_rows, real_images
 
@@ -137,9 +138,9 @@ class _Loop:
 
     def run(self) -> None:
         total = self.settings.steps
-        saved, saved_at = self.step, time.monotonic()
         with (
             StopRequest() as stop,
+            Saver(self.context.work / "checkpoints", self.step, self.context.runtime) as saver,
             self._progress() as bar,
         ):
             if self.step == 0:
@@ -154,13 +155,13 @@ class _Loop:
                 bar.read(**self._readings())
                 budget = self.context.watch.budget
                 bar.update(1 if budget is None else max(0, min(int(self.seconds), bar.total) - bar.done))
-                late = time.monotonic() - saved_at >= self.context.runtime.checkpoint_every_seconds
-                late = late or self.step - saved >= self.context.runtime.checkpoint_every_steps
+                late = self.ranks.is_main and saver.due(self.step)
                 due, stopped = self.ranks.all_reduce_max(late, signal.Signals[stop.name] if stop.name else 0)
                 if stopped or due or self.step == total:
-                    self.save()
-                    saved, saved_at = self.step, time.monotonic()
+                    self.save(saver)
+                saver.hold(self.step)
                 if stopped and self.step < total:
+                    saver.wait()
                     self.ranks.barrier()  # rank 0 has saved: torchrun ends all as soon as one leaves
                     raise Preempted(
                         f"stopped by {signal.Signals(stopped).name} after step {self.step} of {total}; saved: the same "
@@ -249,20 +250,21 @@ class _Loop:
 
     # -- state -----------------------------------------------------------------------------------------------------
 
-    def save(self) -> None:
-        tensors = {name: self._collect(own) for name, own in self.images.tensors().items()}
+    def save(self, saver: Saver) -> None:
+        saver.wait()  # for the memory of what is being written
+        images = {name: self._collect(own) for name, own in self.images.tensors().items()}
         if not self.ranks.is_main:
             return
-        tensors |= self.problem.targets.tensors()
-        values: dict[str, Any] = {"updates": self.images.updates, "losses": self.losses, "scores": self.scores}
-        values["seconds"] = self.seconds
-        values["previews"] = self.previews
+        values: dict[str, Any] = {"updates": self.images.updates, "losses": [*self.losses], "scores": [*self.scores]}
+        values |= {"seconds": self.seconds, "previews": {**self.previews}}
+        lasting: dict[str, Tensor] = {}
         if self.best is not None:
             values["best"] = list(self.best[:2])
-            tensors["best"] = self.best[2]
-            if self.best[3] is not None:
-                tensors["best.labels"] = self.best[3]
-        save_checkpoint(self.context.work / "checkpoints", Checkpoint(self.step, tensors, values))
+            kept = zip(("best", "best.labels"), self.best[2:], strict=True)
+            lasting |= {name: tensor for name, tensor in kept if tensor is not None}
+        if self.ranks.size > 1:  # what was collected is a copy already
+            lasting, images = lasting | images, {}
+        saver.save(self.step, images | self.problem.targets.tensors(), lasting, values)
 
     def restore(self) -> None:
         checkpoint = self._checkpoint() if self.ranks.is_main else None

@@ -13,7 +13,7 @@ from ..functional.seeding import generator
 try:
     from ..functional.colouring import coloured as _coloured
 except ImportError:  # no Triton
-    _coloured = None  # type: ignore[assignment]
+    _coloured = None  # type: ignore[assignment]  # where it is a function, its type is that
 
 __all__ = ["Parameterisation", "pyramid_resolutions"]
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..distributed.group import Ranks
 from ..encoders.calling import compiled_call, encoder_call, saved_bytes
 from ..encoders.encoder import Encoder
-from ..errors import ResourceError
+from ..errors import ResourceError, first_line
 from ..runtime.machine import is_memory_error
 from ..storage.files import read_json, write_json
 
@@ -225,7 +225,7 @@ def _tried(
     except Exception as error:  # compilers fail in many ways
         if strictly or is_memory_error(error):
             raise
-        log.warning("the encoder cannot be compiled here and goes on without (%s)", _line(error))
+        log.warning("the encoder cannot be compiled here and goes on without (%s)", first_line(error))
         return plain
     return call
 
@@ -238,7 +238,7 @@ def _recorded(call: Callable[[Tensor], Tensor], sample: Tensor) -> Callable[[Ten
     except Exception as error:
         if is_memory_error(error):
             raise
-        log.warning("the encoder's passes cannot be recorded here and go on without (%s)", _line(error))
+        log.warning("the encoder's passes cannot be recorded here and go on without (%s)", first_line(error))
         return call
 
     def replayed(images: Tensor) -> Tensor:
@@ -248,7 +248,3 @@ def _recorded(call: Callable[[Tensor], Tensor], sample: Tensor) -> Callable[[Ten
         return made
 
     return replayed
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

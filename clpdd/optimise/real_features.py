@@ -70,7 +70,7 @@ class RealFeatures:
     """Features ``(N, d)`` of real images, less ``mean``, float32 on ``device`` when handed out.
 
     All places give the same bytes: features are kept as they are stored, or wider, and centred when they leave.
-    Use as a context manager, or call ``close``, to end the threads.
+    ``close``, which ``contextlib.closing`` calls, ends the threads.
 
     Args:
         store: where they are read from.

@@ -138,6 +138,7 @@ def train_classifier(
         raise SettingsError(f"protocol is {protocol!r}; it must be one of best, {', '.join(PROBES)}")
     if not len(data):
         raise DataError(f"the set made by {data.name} holds no images, so nothing can be trained on it")
+    encoder.require_square("training a classifier on a distilled set")
     lesson = _Lesson(data, encoder, settings, seed)
     used = settings.model_dump(mode="json", include={"views", "augment", "epochs", "learning_rate", "ridge"})
     info = {"dataset": data.info.get("dataset"), "method": data.name, "images": len(lesson.chosen)}

@@ -13,9 +13,10 @@ from ..functional.ridge import solve, solve_normal
 from ..functional.targets import as_targets
 from .linear import Probes
 
-__all__ = ["fit_ridge"]
+__all__ = ["fit_ridge", "regress"]
 
 _ROWS = 16384  # brought to float32 at once
+_TARGETS = 2**24  # numbers of targets that exist at once
 
 
 def fit_ridge(
@@ -40,6 +41,19 @@ def fit_ridge(
     return Probes(weights, -mean @ weights)
 
 
+def regress(Z: Tensor, Y: Tensor, mean: Tensor, ridge: float, parts: Sequence[Part] = WHOLE) -> Tensor:
+    """Ridge regression of any targets ``Y (m, k)`` on features ``Z (m, d)`` less ``mean (d,)``: weights ``(d, k)``.
+
+    ``ridge`` and ``parts`` as in ``fit_ridge``.
+    """
+    X = Z.float() - mean.to(Z.device, torch.float32)
+    factors = even_factors(parts, X.square().mean(0))
+    with remedied(
+        singular="raise evaluate.ridge, e.g. to 1e-3", infinite="check that the encoder is finite on these images"
+    ):
+        return factors[:, None] * solve(X * factors, Y.to(X), ridge)
+
+
 def _ridge(Z: Tensor, labels: Tensor, classes: int, mean: Tensor, ridge: float, parts: Sequence[Part]) -> Tensor:
     count, dim = Z.shape
     if count <= dim:
@@ -47,7 +61,8 @@ def _ridge(Z: Tensor, labels: Tensor, classes: int, mean: Tensor, ridge: float, 
         factors = even_factors(parts, X.square().mean(0))
         return factors[:, None] * solve(X * factors, as_targets(labels, classes) - 1.0 / classes, ridge)
     gram, cross = mean.new_zeros(dim, dim), mean.new_zeros(dim, classes)
-    for rows, y in zip(Z.split(_ROWS), labels.split(_ROWS), strict=True):
+    height = min(_ROWS, max(1, _TARGETS // classes))
+    for rows, y in zip(Z.split(height), labels.split(height), strict=True):
         X = rows.float() - mean
         gram.addmm_(X.T, X)
         cross.addmm_(X.T, as_targets(y, classes) - 1.0 / classes)

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..errors import NumericalError
 
-__all__ = ["Probes"]
+__all__ = ["Judged", "Probes"]
+
+
+class Judged(Protocol):
+    """``P`` classifiers of features that ``clpdd.probe.scoring.score`` can judge."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``P``, and the number of classes ``C``."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where features are wanted."""
+
+    @property
+    def width(self) -> int:
+        """Numbers that are held for each row of features."""
+
+    def scorer(self) -> Callable[[Tensor], Tensor]:
+        """Features ``(b, d)`` float32 to scores of the classes ``(b, P, C)``, the likeliest highest."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +49,27 @@ class Probes:
 
     def __len__(self) -> int:
         return len(self.weights)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``P`` and ``C``."""
+        return self.bias.shape[0], self.bias.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where they lie."""
+        return self.weights.device
+
+    @property
+    def width(self) -> int:
+        """Numbers that are held for each row of features."""
+        return self.bias.numel()
+
+    def scorer(self) -> Callable[[Tensor], Tensor]:
+        """Features ``(b, d)`` to logits ``(b, P, C)``: one product serves every probe."""
+        count, dim, classes = self.weights.shape
+        joined = self.weights.permute(1, 0, 2).reshape(dim, count * classes)
+        return lambda Z: (Z @ joined).view(len(Z), count, classes) + self.bias
 
     @classmethod
     def join(cls, parts: Sequence[Probes]) -> Probes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,10 +13,30 @@ from ..functional.adam import adam_update
 from .linear import Probes
 from .views import Stream
 
-__all__ = ["BATCH", "fit_sgd"]
+__all__ = ["BATCH", "Teacher", "fit_sgd"]
 
 BATCH = 100
 """Rows of a batch, where there are so many."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    r"""Distillation (Hinton et al., arXiv 1503.02531): half the loss is a teacher's, at a temperature.
+
+    .. math:: (1 - s) \, \mathrm{CE}(y, p_1) + s \, T^2 \, \mathrm{KL}(q_T \,\|\, p_T)
+
+    with the probe's probabilities :math:`p` and the teacher's :math:`q`.
+
+    Attributes:
+        probabilities: (epoch, rows) -> ``(P, b, C)``, :math:`q_T` of the views that the probes see; rows as in
+            ``fit_sgd``.
+        temperature: ``T``.
+        share: ``s`` in [0, 1].
+    """
+
+    probabilities: Callable[[int, Tensor | None], Tensor]
+    temperature: float = 4.0
+    share: float = 0.5
 
 
 def fit_sgd(
@@ -27,6 +48,7 @@ def fit_sgd(
     epochs: int,
     learning_rate: float,
     batch: int = BATCH,
+    teacher: Teacher | None = None,
     tick: Callable[[], object] = lambda: None,
 ) -> Probes:
     """The field's protocol: softmax regression on raw features by Adam, cosine to zero, no weight decay.
@@ -41,6 +63,7 @@ def fit_sgd(
         streams: ``P`` sources of random numbers, for the initial weights and the order of the rows.
         learning_rate: per 256 rows of a batch; ``learning_rate * min(batch, n) / 256`` is used.
         batch: rows of a batch; the last, partial batch of an epoch is kept.
+        teacher: whose predictions are half of what is learned; ``None``: the labels are all.
         tick: called once an epoch; it may raise to stop.
 
     Raises:
@@ -58,7 +81,8 @@ def fit_sgd(
         order = _order(streams, count, size, epoch, labels.device)
         for first in range(0, count, size):
             rows = None if order is None else order[:, first : first + size]  # (P, b)
-            layers.step(features(epoch, rows), labels if rows is None else _pick(labels, rows), rate)
+            X, y = features(epoch, rows), labels if rows is None else _pick(labels, rows)
+            layers.step(X, y, rate, teacher, None if teacher is None else teacher.probabilities(epoch, rows))
         tick()
     return Probes(layers.weights.mT.contiguous(), layers.bias)
 
@@ -78,14 +102,20 @@ class _Layers:
         self._state = [[torch.zeros_like(part) for part in (weights, bias)] for _ in range(3)]  # gradient and moments
         self._steps = [torch.zeros((), device=weights.device) for _ in range(2)]
 
-    def step(self, X: Tensor, y: Tensor, rate: float) -> None:
+    def step(
+        self, X: Tensor, y: Tensor, rate: float, teacher: Teacher | None = None, taught: Tensor | None = None
+    ) -> None:
         """One update of every layer on its own batch ``X (P, b, d)``, ``y (P, b)`` or ``(P, b, C)``."""
         gradients, means, squares = self._state
-        residual = torch.baddbmm(self.bias[:, None], X, self.weights.mT).softmax(-1)  # (P, b, C)
+        logits = torch.baddbmm(self.bias[:, None], X, self.weights.mT)  # (P, b, C)
+        residual = logits.softmax(-1)
         if y.ndim == 2:
             residual.scatter_add_(2, y[..., None], residual.new_full((1, 1, 1), -1.0).expand(*y.shape, 1))
         else:
             residual -= y
+        if teacher is not None and taught is not None:
+            softened = (logits / teacher.temperature).softmax(-1) - taught
+            residual = (1 - teacher.share) * residual + teacher.share * teacher.temperature * softened
         torch.baddbmm(gradients[0], residual.mT, X, beta=0, alpha=1 / y.shape[1], out=gradients[0])
         torch.sum(residual, 1, out=gradients[1]).div_(y.shape[1])
         adam_update([self.weights, self.bias], gradients, means, squares, self._steps, rate, fused=True)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..evaluation.confusion import entries, totals
+
 __all__ = ["LISTED", "confusion", "per_class"]
 
 LISTED = 40
@@ -41,19 +43,17 @@ def confusion(
     counts = next((row["confusion"] for row in details["rows"] if tuple(row[key] for key in _KEYS) == wanted), None)
     if counts is None:
         return None
-    shares = [[100 * value / (sum(row) or 1) for value in row] for row in counts]
     limit = min(limit, LISTED)
     others = len(names) > limit
-    rows = [row[:limit] + ([sum(row[limit:])] if others else []) for row in shares[:limit]]
-    mistakes = [
-        {"true": names[i], "predicted": names[j], "share": round(share, 6)}
-        for i, row in enumerate(shares)
-        for j, share in enumerate(row)
-        if i != j and share > 0
-    ]
-    mistakes.sort(key=lambda m: -m["share"])
-    return {
-        "rows": [[round(value, 6) for value in row] for row in rows],
-        "others": others,
-        "mistakes": mistakes[:_MISTAKES],
-    }
+    rows = [[0.0] * (min(limit, len(names)) + others) for _ in names[:limit]]
+    of = totals(counts, len(names))
+    mistakes = []
+    for i, j, number in entries(counts):
+        share = 100 * number / of[i]
+        if i < limit:
+            rows[i][min(j, limit)] += share
+        if i != j:
+            mistakes.append((round(share, 6), i, j))
+    mistakes.sort(key=lambda mistake: -mistake[0])
+    worst = [{"true": names[i], "predicted": names[j], "share": share} for share, i, j in mistakes[:_MISTAKES]]
+    return {"rows": [[round(value, 6) for value in row] for row in rows], "others": others, "mistakes": worst}

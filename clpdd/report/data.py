@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..catalogue.methods import METHODS
+from ..catalogue.methods import METHODS, selects
 from ..catalogue.protocols import PROTOCOLS, bound_of
 from ..config.settings import Settings
-from ..distilled.dataset import DistilledSet
+from ..distilled.reading import StoredSet, read_set
 from ..errors import ArtifactError
 from ..storage.files import read_json, sha256_file, sha256_tree
 from ..storage.layout import Layout
@@ -38,7 +38,6 @@ BOUNDS = {name: entry.bound for name, entry in PROTOCOLS.items() if entry.bound}
 
 KEYS = ("method", "distil_encoder", "eval_encoder", "protocol", "views")
 _COLUMNS = ("dataset", *KEYS, "ipc", "seed", "top1", "top5", "worst_group", "fingerprint")
-_REAL = ("random", "centroid", "full")
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Sources:
         digests: SHA-256 of every artifact, by its path below the data folder.
     """
 
-    sets: dict[tuple[str, str], DistilledSet]
+    sets: dict[tuple[str, str], StoredSet]
     results: list[dict[str, Any]]
     details: dict[str, Any]
     kernels: dict[str, dict[str, Any]]
@@ -62,12 +61,12 @@ class Sources:
 
 def read_sources(layout: Layout, settings: Settings) -> Sources:
     """Read everything the report needs. Raises ``ArtifactError`` naming the first file that is missing or damaged."""
-    sets: dict[tuple[str, str], DistilledSet] = {}
+    sets: dict[tuple[str, str], StoredSet] = {}
     digests: dict[str, str] = {}
     for encoder in settings.encoders:
         for method in settings.methods:
             folder = layout.distilled(encoder, method)
-            sets[encoder, method] = DistilledSet.load(folder)
+            sets[encoder, method] = read_set(folder)
             digests[folder.relative_to(layout.root).as_posix()] = sha256_tree(folder)
     kernels: dict[str, dict[str, Any]] = {}
     for encoder in settings.encoders:
@@ -94,7 +93,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
 def read_table(path: Path) -> pa.Table:
     """``results.parquet``. Raises ``ArtifactError`` when it is missing, damaged, empty or lacks a column."""
     try:
-        table = pq.read_table(path, memory_map=False)
+        with pq.ParquetFile(path) as file:  # read_table would import pandas
+            table = file.read()
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} does not exist: run the stage evaluate") from error
     except (pa.ArrowInvalid, OSError) as error:
@@ -172,7 +172,7 @@ def full_accuracy(summary: list[dict[str, Any]], encoder: str, protocol: str) ->
 
 def main_method(settings: Settings) -> str:
     """The method the page is about: the first that makes synthetic images, else the first that selects real ones."""
-    chosen = [m for m in settings.methods if m not in _REAL] or [m for m in settings.methods if m != "full"]
+    chosen = [m for m in settings.methods if not selects(m)] or [m for m in settings.methods if m != "full"]
     return chosen[0] if chosen else settings.methods[0]
 
 
@@ -186,9 +186,9 @@ def headline(summary: list[dict[str, Any]], images: int, train: int | None, sett
     full = full_accuracy(summary, encoder, line["protocol"])
     share = line["share_of_full"] if method != "full" else None
     return {
-        "sentence": _sentence(images, method not in _REAL, line["top1"]["mean"], share, train),
+        "sentence": _sentence(images, not selects(method), line["top1"]["mean"], share, train),
         "method": method,
-        "synthetic": method not in _REAL,
+        "synthetic": not selects(method),
         "images": images,
         "train_images": train,
         "top1": line["top1"],
@@ -211,7 +211,7 @@ def _sentence(images: int, synthetic: bool, top1: float | None, share: float | N
     return f"{sentence}, {share:.0f} % of what all {f'{train:,} ' if train else ''}training images reach."
 
 
-def curves(sets: Mapping[tuple[str, str], DistilledSet]) -> list[dict[str, Any]]:
+def curves(sets: Mapping[tuple[str, str], StoredSet]) -> list[dict[str, Any]]:
     """Loss and validation accuracy by step of every method that optimises, as lists of (step, value) pairs."""
     found = []
     for (encoder, method), distilled in sets.items():
@@ -234,7 +234,7 @@ def gather(sources: Sources, settings: Settings) -> dict[str, Any]:
     summary = summarise(sources.results, settings)
     kernels = sources.kernels[first]
     train = kernels.get("n")
-    head = headline(summary, len(chosen.draws[0]), train, settings)
+    head = headline(summary, len(chosen.first_draw), train, settings)
     return {
         "format": 1,
         "dataset": dataset_title(str(sources.results[0]["dataset"]), settings.dataset),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from ..probe.classifier import Classifier, train_classifier
 from ..probe.views import encode_clean
 from ..storage.layout import Layout
 from .axes import Scatter, scatter
-from .pictures import Picture, fit, tensor_of
+from .pictures import Picture, fit
 
 __all__ = ["Insight", "Mistake", "look_closer", "mistakes"]
 
@@ -117,7 +118,8 @@ def mistakes(probe: Classifier, test: FeatureStore, index: Index) -> tuple[int, 
         taken.append(best.indices[off])
     where, confidence, labels = (torch.cat(parts) if parts else torch.zeros(0) for parts in (rows, sure, taken))
     order = confidence.argsort(descending=True, stable=True)[:_SHOWN].tolist()
-    pictures = fit([tensor_of(index.image(int(where[k]))) for k in order], _PICTURES)
+    shown = [np.array(index.image(int(where[k])).convert("RGB")).transpose(2, 0, 1) for k in order]
+    pictures = fit(shown, _PICTURES)
     names = test.class_names
     found = [
         Mistake(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..catalogue.methods import selects
 from ..catalogue.protocols import bound_of
 from .data import KEYS, full_accuracy, mean_std, read_table
 
@@ -14,8 +15,6 @@ COLUMNS = (*KEYS, "ipc", "probes", "top1", "top1_std", "share_of_full", "top5", 
 """Keys of a line: names; images per class; probes it is the mean of; percent, ``None`` where there is no value; whether
 it is *the* number (``headline_of``), which one line at most is.
 """
-
-_REAL = ("random", "centroid", "neighbor")
 
 
 def result_lines(path: Path) -> list[dict[str, Any]]:
@@ -79,7 +78,7 @@ def headline_of(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
 def _number(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Of lines in the order of the settings, the one that ``headline_of`` describes."""
     own = [line for line in lines if line["method"] != "full" and line["distil_encoder"] == line["eval_encoder"]]
-    made = next((line["method"] for line in own if line["method"] not in _REAL), own[0]["method"] if own else "")
+    made = next((line["method"] for line in own if not selects(line["method"])), own[0]["method"] if own else "")
     mine = [line for line in own if line["method"] == made]
     found = [line for line in mine if all(line[key] == mine[0][key] for key in ("eval_encoder", "protocol"))]
     return min(found, key=lambda line: (line["views"] == "clean", line["views"]), default=None)

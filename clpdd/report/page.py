@@ -8,12 +8,12 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import jinja2
-import torch
+import numpy as np
 from markupsafe import Markup, escape
 
 from ..catalogue.protocols import PROTOCOLS, bound_of
 from ..config.settings import Settings
-from ..distilled.dataset import DistilledSet
+from ..distilled.reading import StoredSet
 from ..storage.layout import Layout
 from . import figures
 from .classes import LISTED
@@ -58,7 +58,7 @@ _LIBRARIES = (
 
 def render(
     facts: dict[str, Any],
-    sets: Mapping[tuple[str, str], DistilledSet],
+    sets: Mapping[tuple[str, str], StoredSet],
     clocks: list[dict[str, Any]],
     layout: Layout,
     settings: Settings,
@@ -142,14 +142,14 @@ _FILTERS: dict[str, Callable[..., Any]] = {
 
 def _gallery(
     facts: dict[str, Any],
-    sets: Mapping[tuple[str, str], DistilledSet],
+    sets: Mapping[tuple[str, str], StoredSet],
     encoder: str,
     layout: Layout,
     settings: Settings,
 ) -> dict[str, Any]:
     """The main method's images by class, in rows beside the most central real ones and the start."""
     method, share = facts["headline"]["method"], len(settings.encoders)
-    chosen = sets[encoder, method].draws[0]
+    chosen = sets[encoder, method].first_draw
     start = sets[encoder, method].start
     rows = [
         ("Distilled" if facts["headline"]["synthetic"] else TITLES.get(method, method), chosen.images, chosen.labels)
@@ -159,18 +159,16 @@ def _gallery(
     if central is not None and beside:
         plural = "s" if settings.distill.most_per_class > 1 else ""
         rows.append((f"Most central real image{plural}", central.images, central.labels))
-    same = start is not None and beside and central is not None and torch.equal(start, central.images)
+    same = start is not None and beside and central is not None and np.array_equal(start, central.images)
     if same:
         rows[-1] = (f"{rows[-1][0]}, where it started", *rows[-1][1:])
     elif start is not None:
         rows.append(("Start", start, chosen.labels))
     names, shown = chosen.class_names, range(min(chosen.classes, settings.report.max_classes))
     per_class = _IMAGES_PER_CLASS if len(shown) <= _CLASSES_IN_FULL else 1
-    found = [
-        [(i, (labels == c).nonzero().flatten()[:per_class]) for i, (_, _, labels) in enumerate(rows)] for c in shown
-    ]
-    tensors = [rows[i][1][int(k)] for cells in found for i, picks in cells for k in picks]
-    pictures = iter(fit(tensors, _GALLERY_BYTES // share))
+    found = [[(i, np.flatnonzero(labels == c)[:per_class]) for i, (_, _, labels) in enumerate(rows)] for c in shown]
+    arrays = [rows[i][1][int(k)] for cells in found for i, picks in cells for k in picks]
+    pictures = iter(fit(arrays, _GALLERY_BYTES // share))
     classes = [{"name": names[c], "cells": [[next(pictures) for _ in picks] for _, picks in found[c]]} for c in shown]
     step = settings.report.images_per_row
     return {
@@ -189,10 +187,10 @@ def _gallery(
     }
 
 
-def _others(chosen: DistilledSet, first: int, budget: int) -> list[dict[str, Any]]:
+def _others(chosen: StoredSet, first: int, budget: int) -> list[dict[str, Any]]:
     """A small first image of every class beyond those in the gallery."""
     classes = range(first, min(chosen.classes, first + _OTHER_CLASSES))
-    picks = [(c, (chosen.labels == c).nonzero().flatten()[:1].tolist()) for c in classes]
+    picks = [(c, np.flatnonzero(chosen.labels == c)[:1].tolist()) for c in classes]
     pictures: list[Picture] = fit([chosen.images[k[0]] for _, k in picks if k], budget)
     made = iter(pictures)
     return [{"name": chosen.class_names[c], "picture": next(made)} for c, k in picks if k]
@@ -243,9 +241,13 @@ def _classes(facts: dict[str, Any], settings: Settings) -> dict[str, Any] | None
 
 
 def _groups(summary: list[dict[str, Any]], clocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Lines of the result table with their readings, by eval encoder and protocol (with its bound)."""
+    """Lines of the result table with their readings, by eval encoder and protocol.
+
+    A bound that no set was judged by stands with the first protocol that it bounds.
+    """
     measured = evaluation_clocks(clocks)
-    named = {bound: protocol for protocol, bound in BOUNDS.items()}
+    run = {line["protocol"] for line in summary if line["method"] != "full"}
+    named = {bound: protocol for protocol, bound in reversed(BOUNDS.items()) if protocol in run and bound not in run}
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for line in summary:
         readings = measured.get(tuple(line[key] for key in KEYS), {})

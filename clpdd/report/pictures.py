@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageSequence
-from torch import Tensor
 
 from ..errors import ArtifactError
 
-__all__ = ["Picture", "Timelapse", "fit", "tensor_of", "timelapse"]
+__all__ = ["Picture", "Timelapse", "fit", "timelapse"]
 
 _CRISP = 64
 """Images up to this side are shown with their pixels sharp and stored losslessly."""
@@ -55,18 +53,13 @@ class Timelapse:
     frames: int
 
 
-def tensor_of(image: Image.Image) -> Tensor:
-    """A picture as ``(3, h, w)`` uint8, for ``fit``."""
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-
-
-def fit(images: Sequence[Tensor], budget: int) -> list[Picture]:
+def fit(images: Sequence[np.ndarray], budget: int) -> list[Picture]:
     """Encode ``images``, each (3, h, w) uint8, in about ``budget`` bytes of base64 text together.
 
     Small images stay lossless PNG while that fits; otherwise WebP of shrinking side, down to 24 pixels, so that at the
     very end the budget may be exceeded.
     """
-    pictures = [Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()) for image in images]
+    pictures = [Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))) for image in images]
     side = max((max(p.size) for p in pictures), default=0)
     attempts = [(side, True)] if side <= _CRISP else []
     attempts += [(limit, False) for limit in (160, 128, 96, 64, 48, 32, 24) if limit <= max(side, 24)] or [(24, False)]

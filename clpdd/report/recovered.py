@@ -9,7 +9,7 @@ from ..catalogue.methods import METHODS
 from ..config.distill import DistillSettings
 from ..config.evaluate import EvaluateSettings
 from ..config.settings import Settings
-from ..distilled.dataset import DistilledSet
+from ..distilled.reading import read_set
 from ..storage.layout import Layout
 from .data import read_mapping
 from .table import lines_of
@@ -32,7 +32,7 @@ def recovered_settings(layout: Layout, encoder: str, known: Mapping[str, Any]) -
     """
     lines = [line for line in lines_of(layout) if line["eval_encoder"] == encoder]
     methods = sorted({line["method"] for line in lines}, key=list(METHODS).index)
-    made = [DistilledSet.load(layout.distilled(encoder, name)).info for name in methods]
+    made = [read_set(layout.distilled(encoder, name)).info for name in methods]
     used = next((info["settings"] for info in made if METHODS[info["method"]].optimises), made[0]["settings"])
     protocols = list(dict.fromkeys(line["protocol"] for line in lines if line["method"] != "full"))
     records = read_mapping(layout.results / "details.json").get("fingerprints", {}).values()

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import ResourceError
+from ..errors import ResourceError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -104,7 +104,7 @@ def explain_memory_errors(remedy: str) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_memory_error(error):
             raise
-        said = (str(error).splitlines() or [""])[0].strip() or "no more can be had"
+        said = first_line(error) if str(error).strip() else "no more can be had"
         raise ResourceError(f"memory ran out ({said}): {remedy}") from error
 
 

@@ -68,10 +68,19 @@ class Progress:
         """So many more are done."""
         self.done += count
         self._bar.update(count)
-        if self._log and self.done < self.total and time.monotonic() >= self._due:
+        self.beat()
+
+    def beat(self) -> None:
+        """Still at it, though no more are done: a line where one is due."""
+        if self.done >= self.total or time.monotonic() < self._due:
+            return
+        if self._log:
             self._say()
-            self._told, self._pause = True, min(2 * self._pause, _LONGEST)
-            self._due = time.monotonic() + self._pause
+            self._told = True
+        else:
+            self._bar.refresh()  # seconds that pass show that it lives
+        self._pause = min(2 * self._pause, _LONGEST)
+        self._due = time.monotonic() + self._pause
 
     def rename(self, what: str) -> None:
         """Something else is done now."""

@@ -28,11 +28,10 @@ from ..errors import DataError
 from ..features.batches import BatchEncoder
 from ..features.decoding import Batch, decode_batches
 from ..features.proof import Proven, sync
-from ..features.store import FORMAT, GROUP, FeatureStore, content_digest
+from ..features.store import FORMAT, GROUP, FeatureStore, content_digest, deciding_versions
 from ..runtime.machine import available_cores
 from ..runtime.progress import Progress
 from ..storage.files import explain_os_errors, remove, seal, sha256_file, write_json
-from ..storage.layout import SPLITS
 from ..storage.provenance import code_digest
 from ..storage.work import WorkFolder, fingerprint
 
@@ -57,9 +56,6 @@ def cache_features(
     progress: bool = True,
 ) -> FeatureStore:
     """Encode every image of an index into a feature store, or go on with what a killed run has left.
-
-    With ``runtime.workers`` other than 0 a script must call this below ``if __name__ == "__main__":``, because worker
-    processes are spawned.
 
     Args:
         index_path: Parquet index of one split.
@@ -240,6 +236,7 @@ class _Encoding:
         hashes = self.proven.hashes | {name: sha256_file(self.store / name) for name in names}
         features = zarr.open_array(str(self.store / "features"), mode="r", zarr_format=3)
         step = self.settings.shard_rows
+        precision = resolve_precision(self.settings.precision, self.encoder.mean.device)
         blocks = (np.asarray(features[start : start + step]) for start in range(0, len(self.index), step))
         record: dict[str, Any] = {
             "format": FORMAT,
@@ -250,6 +247,8 @@ class _Encoding:
             "rows": len(self.index),
             "dim": self.encoder.dim,
             "dtype": self.settings.dtype,
+            "precision": str(precision).removeprefix("torch."),
+            "versions": deciding_versions(),
             "content": content_digest(blocks, labels, self.encoder.dim, self.settings.dtype),
             "files": {
                 name: {"bytes": (self.store / name).stat().st_size, "sha256": digest}
@@ -284,5 +283,6 @@ def run_cache(project: Project, encoder: str) -> None:
     project.take("cache", encoder, layout.features(encoder, "train"), "cache", encoder=encoder)
     project.refuse_small_classes()
     model = project.encoder(encoder)
-    for split in SPLITS:
-        cache_features(layout.index(split), model, project.settings.cache, layout.features(encoder, split), project.run)
+    project.refuse_oblong(encoder, model.shape)
+    for split, index in layout.indexes.items():
+        cache_features(index, model, project.settings.cache, layout.features(encoder, split), project.run)

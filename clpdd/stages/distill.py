@@ -20,6 +20,7 @@ from ..encoders.encoder import Encoder
 from ..errors import ArtifactError, SettingsError
 from ..features.kernels import Kernels
 from ..features.store import FeatureStore
+from ..features.versions import confirm
 from ..methods.loading import load_method, modules_of
 from ..optimise.context import SILENT, Context, Method, Watch
 from ..runtime.machine import limit
@@ -82,6 +83,8 @@ def distill(
         Preempted, NumericalError, ResourceError, BusyError: see ``clpdd.errors``.
     """
     method, entry, settings, ranks = load_method(variant.method), METHODS[variant.method], variant.settings, run.ranks
+    if METHODS[variant.method].images:
+        encoder.require_square(f"the method {variant.name}")
     opened = _open_inputs(data, encoder)
     per_class = settings.per_class(opened.index.class_names)  # refuses names that are no classes
     if entry.optimises:
@@ -167,7 +170,7 @@ class _Inputs:
 
 
 def _open_inputs(data: TrainingData, encoder: Encoder) -> _Inputs:
-    """Refuse what was not made with this encoder, or not from each other."""
+    """Refuse what was not made with this encoder as it encodes now, or not from each other."""
     opened = _Inputs(
         Index.open(data.index),
         FeatureStore.open(data.train),
@@ -179,8 +182,9 @@ def _open_inputs(data: TrainingData, encoder: Encoder) -> _Inputs:
         data.validation: opened.validation.encoder,
         data.kernels: opened.kernels.encoder,
     }
+    wanted = encoder.describe()
     for path, made in made_with.items():
-        if made.get("digest") != encoder.digest or made.get("size") != encoder.size:
+        if any(made.get(key) != wanted.get(key) for key in ("digest", "size", "shape")):
             raise ArtifactError(
                 f"{path} was made with another encoder than {encoder.name}: run cache and kernels again"
             )
@@ -191,6 +195,11 @@ def _open_inputs(data: TrainingData, encoder: Encoder) -> _Inputs:
             raise ArtifactError(f"{data.kernels} was made from other features than {store.path}: run kernels again")
     if opened.index.split != "train" or opened.train.index != opened.index.digest:
         raise ArtifactError(f"{data.train} does not hold the images of {data.index}: run cache again")
+    confirm(opened.train, encoder, data.index)
+    if opened.validation.versions != opened.train.versions:
+        raise ArtifactError(
+            f"{data.validation} was made by other versions of the libraries than {data.train}: run cache again"
+        )
     return opened
 
 

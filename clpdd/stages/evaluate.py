@@ -21,6 +21,7 @@ from ..evaluation.pieces import read_piece, write_piece
 from ..evaluation.running import module_of, run_protocol, viewed_protocols
 from ..evaluation.subject import Bench, Subject, ViewedProtocol
 from ..evaluation.tables import Result, details_json, metrics_json, plot_csv, results_parquet
+from ..features.versions import confirm
 from ..runtime.machine import explain_memory_errors
 from ..runtime.preemption import StopRequest
 from ..runtime.progress import Progress
@@ -83,14 +84,22 @@ def evaluate(
             target=target,
             data=sets[key],
             bench=bench,
+            teacher=benches.get(key[0]) if key[0] != target else None,
             settings=settings,
             seed=seed,
             set_digest=digests[key],
             kernels_digest=kernels[target],
+            teacher_digest=kernels.get(key[0], ""),
         )
         for target, bench in benches.items()
         for key in distilled
     ]
+    for job in jobs:
+        if not job.full:
+            job.bench.encoder.require_square(f"judging the images of {job.method}")
+    for name in {job.target for job in jobs if not job.full}:
+        if (index := encoders[name].test_index) is not None:
+            confirm(benches[name].judge, benches[name].encoder, index)
     with deterministic(first.encoder.mean.device):
         results = _work_through(jobs, run)
     order = {key: i for i, key in enumerate(distilled)}
@@ -138,10 +147,12 @@ class _SetOnBench:
     target: str
     data: DistilledSet
     bench: Bench
+    teacher: Bench | None  # of the encoder that distilled, where it is another one
     settings: EvaluateSettings
     seed: int
     set_digest: str
     kernels_digest: str
+    teacher_digest: str
 
     @property
     def full(self) -> bool:
@@ -149,7 +160,7 @@ class _SetOnBench:
 
     @property
     def protocols(self) -> list[ViewedProtocol]:
-        return viewed_protocols(self.settings, self.full)
+        return viewed_protocols(self.settings, self.full, self.teacher is not None)
 
     def folder(self, run: Run) -> WorkFolder:
         """The work folder. All real data are the same whoever distils: such a set is evaluated once an encoder."""
@@ -163,6 +174,9 @@ class _SetOnBench:
             item, settings = f"{self.method}/{self.target}", {}
         else:
             inputs |= {"distilled": self.set_digest}
+            if self.teacher is not None:
+                teacher = {"encoder": self.teacher.encoder.describe(), "kernels": self.teacher_digest}
+                inputs |= {"teacher": teacher | {"train": self.teacher.train.digest}}
             item, settings = f"{self.distil}/{self.method}/{self.target}", settings | {"seed": self.seed}
         record = fingerprint(
             settings=settings,
@@ -198,6 +212,7 @@ def _work_through(jobs: list[_SetOnBench], run: Run) -> list[Result]:
         def tick() -> None:
             if stop.name is not None:
                 raise Preempted(f"stopped by {stop.name}: finished evaluations are kept, start again to go on")
+            bar.beat()
 
         for job in jobs:
             subject: Subject | None = None
@@ -208,7 +223,7 @@ def _work_through(jobs: list[_SetOnBench], run: Run) -> list[Result]:
                     file, code = work.out / f"{protocol}.json", code_digest(module_of(protocol.name))
                     piece = read_piece(file, code)
                     if piece is None:
-                        subject = subject or Subject(job.data, job.bench, job.settings, job.seed, tick)
+                        subject = subject or Subject(job.data, job.bench, job.settings, job.seed, tick, job.teacher)
                         lower = f"lower evaluate.encoder_batch (now {job.settings.encoder_batch}) or evaluate.views"
                         with measured(work.path / _CLOCKS, protocol, subject), explain_memory_errors(lower):
                             piece = run_protocol(subject, protocol)
@@ -261,4 +276,4 @@ def run_evaluate(project: Project) -> dict[str, Path]:
 def evaluation_data(layout: Layout, name: str, encoder: Encoder) -> EvaluationData:
     """What an encoder called ``name`` is evaluated with, where a data folder has it."""
     stores = {split: layout.features(name, split) for split in SPLITS}
-    return EvaluationData(encoder=encoder, kernels=layout.kernels(name), **stores)
+    return EvaluationData(encoder=encoder, kernels=layout.kernels(name), test_index=layout.index("test"), **stores)

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..catalogue.methods import METHODS
 from ..config.loading import load_settings
 from ..config.runtime import RuntimeSettings
 from ..config.settings import Settings
 from ..distributed.group import ALONE, Ranks
-from ..encoders.encoder import Encoder
-from ..encoders.loading import architecture_of, load_encoder, resolve_device
-from ..errors import SettingsError
+from ..encoders.encoder import Encoder, require_square
+from ..encoders.loading import load_encoder, resolve_device
+from ..encoders.names import check_architecture
+from ..encoders.shapes import registered_shape
 from ..storage.layout import Layout
 from ..storage.ownership import take
 from ..storage.work import WorkFolder
@@ -97,18 +99,28 @@ class Project:
         )
 
     def check_encoders(self) -> None:
-        """Raise ``SettingsError`` for a misspelt encoder: before any image is read."""
+        """Raise ``SettingsError``, before any image is read, for an encoder that is misspelt or that no method fits."""
         settings = self.settings
         for name in settings.encoders:
             for member, options in settings.members(name).items():
                 where = "encoders" if member == name else f"encoder_options.{name}.members"
                 others = [] if member == name else [*settings.encoder_options, *settings.encoders]
-                architecture_of(options.model or member, options.image_size, where, others)
+                architecture = options.model or member
+                check_architecture(architecture, where, others, weights_needed=options.weights is None)
+                shape = registered_shape(architecture)
+                if options.image_size is None and shape is not None:
+                    self.refuse_oblong(member, shape)
+
+    def refuse_oblong(self, encoder: str, shape: tuple[int, int]) -> None:
+        """Raise ``SettingsError`` where an input of ``shape``, height and width in pixels, is not square and a method
+        makes images."""
+        for method in self.settings.methods:
+            if METHODS[self.settings.variant(method).method].images:
+                require_square(encoder, shape, f"the method {method}")
 
     def encoder(self, name: str) -> Encoder:
         """One of the configured encoders, on the configured device."""
-        if name not in self.settings.encoders:
-            raise SettingsError(f"encoder {name!r} is not listed in encoders: {', '.join(self.settings.encoders)}")
+        self.settings.refuse_unlisted_encoder(name)
         return load_encoder(**self.encoder_arguments(name))
 
     def take(self, stage: str, item: str, target: Path, *keys: str, encoder: str | None = None, **values: Any) -> None:
@@ -133,11 +145,15 @@ class Project:
             decides["encoder"] = {name: options.model_dump(mode="json") for name, options in members.items()}
         take(self.layout.root, self.params, stage, item, target, decides, self.ranks.is_main)
 
-    def refuse_small_classes(self) -> None:
-        """Raise ``SettingsError`` where a method takes more images of a class than the index has."""
+    def refuse_small_classes(self, train: Path | None = None) -> None:
+        """Raise ``SettingsError`` where a method takes more images of a class than the index has.
+
+        Args:
+            train: the training split's index, where it is not published yet.
+        """
         from ..datasets.index import Index  # here: stages that read no index must not hang on it
 
-        index = Index.open(self.layout.index("train"))
+        index = Index.open(train or self.layout.index("train"))
         counts = np.bincount(index.labels, minlength=len(index.class_names)).tolist()
         self.settings.refuse_small_classes(index.class_names, counts)
 

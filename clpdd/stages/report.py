@@ -12,23 +12,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config.settings import Settings
-from ..encoders.encoder import Encoder
 from ..errors import ClpddError
-from ..features.store import FeatureStore
 from ..report.clocks import read_clocks, timed_results
-from ..report.data import Sources, gather, read_sources
-from ..report.insight import Insight, look_closer
+from ..report.data import gather, read_sources
 from ..report.page import render
 from ..storage.files import canonical_json, read_json, sha256_file, write_bytes, write_json
-from ..storage.layout import Layout
+from ..storage.layout import SPLITS, Layout
 from ..storage.work import exclusive
 
 if TYPE_CHECKING:
+    from ..encoders.encoder import Encoder
+    from ..report.insight import Insight
     from .project import Project
 
-log = logging.getLogger(__name__)
+__all__ = ["page_is_current", "run_report", "update_report", "write_report"]
 
-__all__ = ["page_is_current", "run_report", "write_report"]
+log = logging.getLogger(__name__)
 
 
 def write_report(
@@ -55,7 +54,7 @@ def write_report(
     out = layout.results if out is None else Path(out)
     sources, clocks = read_sources(layout, settings), read_clocks(layout)
     facts = gather(sources, settings)
-    insight = None if encoder is None else _insight(layout, settings, sources, facts, encoder)
+    insight = None if encoder is None else _insight(layout, settings, facts, encoder)
     contents = {
         "report.json": canonical_json(facts).encode(),
         "report.html": render(facts, sources.sets, clocks, layout, settings, insight).encode(),
@@ -67,32 +66,49 @@ def write_report(
 
 
 def _insight(
-    layout: Layout, settings: Settings, sources: Sources, facts: dict[str, Any], encoder: Callable[[], Encoder]
+    layout: Layout, settings: Settings, facts: dict[str, Any], encoder: Callable[[], Encoder]
 ) -> Insight | None:
     name, method = settings.encoders[0], facts["headline"]["method"]
-    sets = {own: data for (distil, own), data in sources.sets.items() if distil == name}
+    if not all(layout.features(name, split).exists() for split in SPLITS):
+        log.warning("the report has no picture of feature space and no mistakes: there are no features of %s", name)
+        return None
+    # here: a report without features starts without torch
+    from ..distilled.dataset import DistilledSet  # (see above)
+    from ..report.insight import look_closer  # (see above)
+
     try:
-        for split in ("train", "validation", "test"):  # before the encoder, which takes longer to load
-            FeatureStore.open(layout.features(name, split))
+        wanted = [own for own in settings.methods if own in (method, "centroid")]
+        sets = {own: DistilledSet.load(layout.distilled(name, own)) for own in wanted}
         return look_closer(layout, encoder(), method, sets, settings.evaluate, settings.seed)
     except ClpddError as error:
         log.warning("the report has no picture of feature space and no mistakes: %s", error)
         return None
 
 
-def run_report(project: Project) -> dict[str, Path]:
-    """The result page."""
-    with exclusive(project.layout.work, "report", project.settings.runtime.wait_seconds):
-        paths = write_report(
-            project.layout, project.settings, encoder=lambda: project.encoder(project.settings.encoders[0])
-        )
-        write_json(_drawn(project), {"report.json": sha256_file(paths["report.json"])})
+def _encoder(settings: Settings) -> Encoder:
+    """The first encoder of the settings."""
+    from ..encoders.loading import load_encoder, resolve_device  # here: a report without features starts without torch
+
+    device = str(resolve_device(settings.runtime.device))
+    return load_encoder(**settings.encoder_arguments(settings.encoders[0]), device=device)
+
+
+def update_report(layout: Layout, settings: Settings) -> dict[str, Path]:
+    """``write_report`` into the project's own folder, while nobody else does, noting which numbers the page shows."""
+    with exclusive(layout.work, "report", settings.runtime.wait_seconds):
+        paths = write_report(layout, settings, encoder=lambda: _encoder(settings))
+        write_json(_drawn(layout), {"report.json": sha256_file(paths["report.json"])})
         return paths
 
 
-def page_is_current(project: Project) -> bool:
+def run_report(project: Project) -> dict[str, Path]:
+    """The result page."""
+    return update_report(project.layout, project.settings)
+
+
+def page_is_current(layout: Layout) -> bool:
     """Whether ``report.html``, which DVC does not keep, shows the numbers of the present ``report.json``."""
-    results, note = project.layout.results, _drawn(project)
+    results, note = layout.results, _drawn(layout)
     if not (results / "report.json").exists():
         return True
     if not ((results / "report.html").exists() and note.exists()):
@@ -100,5 +116,5 @@ def page_is_current(project: Project) -> bool:
     return bool(read_json(note) == {"report.json": sha256_file(results / "report.json")})
 
 
-def _drawn(project: Project) -> Path:
-    return project.layout.work / "report" / "drawn.json"
+def _drawn(layout: Layout) -> Path:
+    return layout.work / "report" / "drawn.json"

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-from safetensors.torch import load, save
 from torch import Tensor
 
-from ..errors import ArtifactError
-from .files import read_json, sha256_bytes, write_bytes, write_json
+from ..errors import ArtifactError, ResourceError
+from .files import read_json, sha256_bytes, sha256_file, write_json
+from .tensor_file import write_tensors
 
 __all__ = ["Checkpoint", "load_latest", "save_checkpoint"]
 
@@ -37,11 +37,12 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint and keep the last two.
 
     The tensors go first, the JSON file with their digest last: a checkpoint without its JSON file does not exist.
+    They are written as they lie: those on the CPU and contiguous take no further memory.
     """
     stem = f"step-{checkpoint.step:09d}"
-    tensors = save({name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()})
-    write_bytes(folder / f"{stem}.safetensors", tensors)
-    values = {"step": checkpoint.step, "tensors": sha256_bytes(tensors), "values": checkpoint.values}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+    digest = write_tensors(folder / f"{stem}.safetensors", tensors)
+    values = {"step": checkpoint.step, "tensors": digest, "values": checkpoint.values}
     write_json(folder / f"{stem}.json", {**values, "sha256": _seal(values)})
     # Of steps beyond this one only damaged or abandoned checkpoints can be left: they must not outlive newer ones.
     steps = _steps(folder)
@@ -57,7 +58,7 @@ def load_latest(folder: Path) -> Checkpoint | None:
         path = folder / f"step-{step:09d}.json"
         try:
             return _load(path)
-        except (ArtifactError, OSError) as error:
+        except (ArtifactError, OSError, ResourceError) as error:
             log.warning("checkpoint %s cannot be used (%s): falling back to the one before", path, error)
     return None
 
@@ -68,11 +69,14 @@ def _load(path: Path) -> Checkpoint:
         {k: v for k, v in record.items() if k != "sha256"}
     ):
         raise ArtifactError("its record does not have the digest it was written with")
-    data = path.with_suffix(".safetensors").read_bytes()
-    if sha256_bytes(data) != record["tensors"]:
+    file = path.with_suffix(".safetensors")
+    if sha256_file(file) != record["tensors"]:
         raise ArtifactError("its tensors do not have the digest they were written with")
     try:
-        return Checkpoint(record["step"], load(data), record["values"])
+        with safetensors.safe_open(file, framework="pt") as found:
+            # cloned: what the library gives lies in the file, which is to be deleted
+            tensors = {name: found.get_tensor(name).clone() for name in found.keys()}  # noqa: SIM118  (no mapping)
+        return Checkpoint(record["step"], tensors, record["values"])
     except safetensors.SafetensorError as error:
         raise ArtifactError(str(error)) from error
 

@@ -10,9 +10,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..errors import ArtifactError, ResourceError
 
@@ -35,6 +35,7 @@ __all__ = [
     "try_writing",
     "write_bytes",
     "write_json",
+    "write_stream",
 ]
 
 _TEMPORARY = ".clpdd-tmp-"
@@ -112,7 +113,26 @@ def flush(path: Path) -> None:
 
 def write_bytes(path: Path | str, data: bytes) -> None:
     """Write ``data`` to ``path`` atomically: temporary name, fsync, rename, fsync of the folder."""
-    path = Path(path)
+    with _atomic(Path(path)) as file:
+        file.write(data)
+
+
+def write_stream(path: Path | str, parts: Iterable[bytes | memoryview]) -> str:
+    """``write_bytes`` of what ``parts`` give, one after another. Returns the hex SHA-256 of all of them.
+
+    Each part is written and hashed before the next is asked for, so that no more than one of them need exist.
+    """
+    digest = hashlib.sha256()
+    with _atomic(Path(path)) as file:
+        for part in parts:
+            file.write(part)
+            digest.update(part)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _atomic(path: Path) -> Iterator[BinaryIO]:
+    """A file that bears the name ``path`` when the block has ended well, and is gone otherwise."""
     temporary = path.parent / f"{_TEMPORARY}{os.getpid()}-{path.name}"
     with explain_os_errors("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +141,7 @@ def write_bytes(path: Path | str, data: bytes) -> None:
             sweep(path.parent)
         try:
             with open(temporary, "wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)

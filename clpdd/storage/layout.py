@@ -47,6 +47,11 @@ class Layout:
         """Parquet index of a split."""
         return self.root / "index" / f"{split}.parquet"
 
+    @property
+    def indexes(self) -> dict[str, Path]:
+        """The index of every split."""
+        return {split: self.index(split) for split in SPLITS}
+
     def features(self, encoder: str, split: str) -> Path:
         """Zarr group with the features of a split."""
         return self.root / "features" / encoder / f"{split}.zarr"

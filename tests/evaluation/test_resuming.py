@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clpdd.errors import Preempted
+from clpdd.runtime.progress import Progress
 from clpdd.storage.files import read_json, sha256_file
 
 from .conftest import SETTINGS, World, contents, rows_of
@@ -116,3 +117,13 @@ def test_the_order_in_which_draws_and_seeds_are_grouped_does_not_matter(
     found = rows_of(world.evaluate(tmp_path, distilled=distilled))
     expected = [r for r in rows_of(room / "results") if r["method"] == "random"]
     assert [r["top1"] for r in found] == pytest.approx([r["top1"] for r in expected], abs=4)  # three of 80 images
+
+
+def test_a_long_probe_is_told_of_while_it_trains(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    beats: list[int] = []
+    monkeypatch.setattr(Progress, "beat", lambda self: beats.append(self.done))
+    one = {("one", "clp"): world.distilled["one", "clp"]}
+    settings = SETTINGS.model_copy(update={"protocols": ["sgd"], "views": 0})
+    encoder = {"one": world.encoders["one"]}
+    world.evaluate(tmp_path, settings, distilled=one, encoders=encoder)
+    assert beats.count(0) > settings.epochs  # once an epoch at least, before the first probe set is done

@@ -99,7 +99,10 @@ def test_a_page_without_features_has_neither_and_says_so(
 
     written = write_report(*plain, tmp_path, encoder=never)  # type: ignore[arg-type]  # it must not be called
     assert "In feature space" not in Page(written["report.html"].read_text()).text
-    assert "the report has no picture of feature space and no mistakes: feature store" in caplog.text
+    assert (
+        "the report has no picture of feature space and no mistakes: there are no features of clpdd_resnet14"
+        in caplog.text
+    )
 
 
 def test_a_set_without_images_is_not_looked_at(world: World, central: DistilledSet) -> None:

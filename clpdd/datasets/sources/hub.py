@@ -13,7 +13,7 @@ from PIL import Image
 
 from ...catalogue.datasets import entry
 from ...config.dataset import DatasetSettings
-from ...errors import DataError
+from ...errors import DataError, first_line
 from ..classes import number_labels
 from ..decode import Undecodable
 from ..listing import BadImages, Images, Labels, Listing, Source, nearest
@@ -89,8 +89,7 @@ def list_hub(settings: DatasetSettings, base: Path, bad: BadImages) -> Source:
     try:
         found = datasets.load_dataset(path, configuration, cache_dir=cache)
     except Exception as error:  # the library raises a hundred kinds
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"dataset.name: {settings.name} cannot be had ({said})") from error
+        raise DataError(f"dataset.name: {settings.name} cannot be had ({first_line(error)})") from error
     tables = {own: (split, found[split]) for own, words in _SPLITS.items() for split in found if split in words}
     if "train" not in tables:
         raise DataError(f"{settings.name} has no training split; its splits: {', '.join(found)}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ...config.dataset import DatasetSettings
-from ...errors import DataError
+from ...errors import DataError, first_few
 from ..classes import number_gaps, number_words, renumbered, unlabelled
 from ..listing import BadImages, Listing, Source, check_class_names, max_file_bytes, nearest
 from .parquet_columns import File, inspect
@@ -129,14 +129,10 @@ def _names_in_metadata(files: dict[str, list[File]]) -> list[str] | None:
     for path, names in named[1:]:
         if names != named[0][1]:
             raise DataError(
-                f"{path} and {named[0][0]} give other class names ({_some(names)} and {_some(named[0][1])}), so that "
-                f"their labels mean different things: write both with the same names"
+                f"{path} and {named[0][0]} give other class names ({first_few(names)} and {first_few(named[0][1])}), "
+                f"so that their labels mean different things: write both with the same names"
             )
     return list(named[0][1]) if named else None
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _check_labels(files: list[File], split: str, classes: int, settings: DatasetSettings) -> None:

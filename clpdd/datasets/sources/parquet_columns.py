@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...config.dataset import DatasetSettings
-from ...errors import DataError
+from ...errors import DataError, first_line
 from ..listing import Labels, check_class_names, nearest
 
 __all__ = ["READ_ERRORS", "File", "damaged", "inspect"]
@@ -160,7 +160,7 @@ def _names_in_metadata(path: Path, metadata: dict[bytes, bytes], column: str) ->
 
 def damaged(path: Path, error: BaseException) -> DataError:
     """What to raise where reading ended in ``error``."""
-    said = str(error).splitlines()[0] if str(error) else type(error).__name__
+    said = first_line(error)
     try:
         with open(path, "rb") as file:
             pointer = file.read(22) == b"version https://git-lfs"[:22]

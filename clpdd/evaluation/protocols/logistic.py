@@ -1,19 +1,55 @@
-"""Logistic regression on all real features, its strength chosen on validation features."""
+"""Logistic regression, its strength chosen on validation features: on a set of images, or on all real features."""
 
 from __future__ import annotations
 
-from ...probe.logistic import fit_logistic
-from ...probe.views import Stream
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ...probe.linear import Probes
+from ...probe.logistic import SMALL_GRID, fit_logistic
+from ...probe.views import Stream, encode_clean
 from ..subject import Subject, Trained
 
 __all__ = ["train"]
 
 
 def train(subject: Subject, views: str) -> Trained:
-    """One probe, by ``probe.logistic.fit_logistic``; there are no images, so ``views`` is always ``clean``."""
+    """Probes of every draw (``clean``) or stream (``bank-V``), or one of all real data, by ``probe.logistic``.
+
+    Of a set the features are standardised by the real training features' mean and deviation, as the ridge probe is
+    centred by their mean: ten images know neither.
+    """
     bench, device = subject.bench, subject.bench.encoder.mean.device
-    train, validation = (
-        (store.features().to(device), store.labels.to(device)) for store in (bench.train, bench.validation)
-    )
-    probe, strength = fit_logistic(train, validation, bench.classes, tick=subject.tick)
-    return probe, [Stream(subject.seed, 0)], {"l2": strength}
+    validation = bench.validation.features().to(device), bench.validation.labels.to(device)
+    if subject.full:
+        train = bench.train.features().to(device), bench.train.labels.to(device)
+        probe, strength = fit_logistic(train, validation, bench.classes, tick=subject.tick)
+        return probe, [Stream(subject.seed, 0)], {"l2": strength}
+    kernels = bench.kernels
+    variance = kernels.gram.diagonal() / kernels.n - (kernels.cross.sum(1) / kernels.n).square()
+    standard = kernels.mean, variance.clamp_min(0).sqrt()
+    probes, streams, strengths = list[Probes](), list[Stream](), list[float]()
+    for stream, Z, targets in _features(subject, views):
+        train = Z.float(), targets.to(device)
+        probe, strength = fit_logistic(
+            train, validation, bench.classes, grid=SMALL_GRID, standard=standard, tick=subject.tick
+        )
+        probes.append(probe)
+        streams.append(stream)
+        strengths.append(strength)
+    return Probes.join(probes), streams, {"l2": strengths}
+
+
+def _features(subject: Subject, views: str) -> Iterator[tuple[Stream, Tensor, Tensor]]:
+    """What each probe is trained on: its stream, features ``(m, d)`` and targets, ``(m,)`` or ``(m, C)``."""
+    settings = subject.settings
+    if views == "clean":
+        Z = encode_clean(subject.bench.encoder, subject.images, settings.encoder_batch, settings.precision)
+        for draw, (own, targets) in enumerate(zip(Z, subject.targets, strict=True)):
+            yield Stream(subject.seed, 0, draw), own, targets
+        return
+    for group in subject.groups():
+        for stream, bank in zip(group, subject.bank(group), strict=True):
+            yield stream, bank.flatten(0, 1), torch.cat([subject.targets[stream.draw]] * settings.views)

@@ -1,0 +1,188 @@
+r"""Coresets: which of ``n`` real examples stand for all, by their features ``Z (n, d)``.
+
+Every function returns the rows it chose, in the order of choosing, without repetition; of equals the lowest row wins.
+Beside ``Z`` they hold ``O(n)`` numbers, and where a function says so blocks of ``O(rows * n)``. Give float64 features:
+a choice between two rows must not hang on rounding.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["GreedyRidge", "facility_location", "herding", "k_centre", "k_medoids"]
+
+_ROWS = 256  # candidates whose distances to all rows are held at once
+_ROUNDS = 100  # bound on the rounds of k-means
+
+
+def k_centre(Z: Tensor, count: int) -> list[int]:
+    """Greedy k-centre: the row nearest to the mean, then each time the row farthest from all chosen ones.
+
+    The farthest row is at most twice as far from its nearest chosen one as in the best choice of ``count`` rows
+    (Gonzalez 1985; Sener & Savarese, arXiv 1708.00489).
+
+    Args:
+        Z: ``(n, d)``.
+        count: rows to choose, in [1, n].
+    """
+    chosen = [int((Z - Z.mean(0)).square().sum(1).argmin())]
+    nearest = torch.full((len(Z),), torch.inf, dtype=Z.dtype)
+    while len(chosen) < count:
+        nearest = torch.minimum(nearest, (Z - Z[chosen[-1]]).square().sum(1))
+        nearest[chosen[-1]] = -1  # below the zero of a row that is the same as a chosen one
+        chosen.append(int(nearest.argmax()))
+    return chosen
+
+
+def herding(Z: Tensor, count: int) -> list[int]:
+    r"""Herding (Welling 2009): each row brings the mean of the chosen as near to the mean of all as one row can.
+
+    .. math:: j_t = \arg\min_j \Big\| \bar z - \frac{1}{t} \Big(z_j + \sum_{s < t} z_{j_s}\Big) \Big\|
+
+    A choice of ``k`` rows is the beginning of a choice of more.
+
+    Args:
+        Z: ``(n, d)``.
+        count: rows to choose, in [1, n].
+    """
+    offsets = Z - Z.mean(0)
+    squares = offsets.square().sum(1)
+    total, chosen = torch.zeros_like(Z[0]), list[int]()
+    for _ in range(count):
+        scores = squares + 2 * (offsets @ total)  # of |total + offset|^2 all that differs by row
+        scores[chosen] = torch.inf
+        chosen.append(int(scores.argmin()))
+        total = total + offsets[chosen[-1]]
+    return chosen
+
+
+def k_medoids(Z: Tensor, count: int, generator: torch.Generator) -> list[int]:
+    """K-means, then the row nearest to each of its centres, the largest cluster's first.
+
+    Lloyd's rounds from a k-means++ start until no row changes its cluster (100 at most); a cluster that loses all its
+    rows keeps its centre. With one row to choose it is the one nearest to the mean. Holds ``O(n * count)`` numbers.
+
+    Args:
+        Z: ``(n, d)``.
+        count: rows to choose, in [1, n].
+        generator: a CPU generator, for the start.
+    """
+    centres = Z[_spread(Z, count, generator)] if count > 1 else Z.mean(0, keepdim=True)
+    clusters = _squared_distances(Z, centres).argmin(1)
+    for _ in range(_ROUNDS):
+        sizes = torch.bincount(clusters, minlength=count)
+        sums = torch.zeros_like(centres).index_add_(0, clusters, Z)
+        centres = torch.where(sizes[:, None] > 0, sums / sizes.clamp_min(1)[:, None], centres)
+        before, clusters = clusters, _squared_distances(Z, centres).argmin(1)
+        if torch.equal(before, clusters):
+            break
+    order = torch.bincount(clusters, minlength=count).argsort(descending=True, stable=True)
+    chosen: list[int] = []
+    for centre in centres[order]:
+        distances = (Z - centre).square().sum(1)
+        distances[chosen] = torch.inf
+        chosen.append(int(distances.argmin()))
+    return chosen
+
+
+def _spread(Z: Tensor, count: int, generator: torch.Generator) -> list[int]:
+    """Rows to start k-means from: each drawn with a chance that grows with its squared distance from those before."""
+    chosen = [int(torch.randint(len(Z), (1,), generator=generator))]
+    nearest = (Z - Z[chosen[0]]).square().sum(1)
+    while len(chosen) < count:
+        left = nearest.clone()
+        left[chosen] = 0
+        if not float(left.sum()) > 0:  # all rows that are left are the same as chosen ones
+            left = torch.ones_like(nearest)
+            left[chosen] = 0
+        chosen.append(int(torch.multinomial(left, 1, generator=generator)))
+        nearest = torch.minimum(nearest, (Z - Z[chosen[-1]]).square().sum(1))
+    return chosen
+
+
+def facility_location(Z: Tensor, count: int, rows: int = _ROWS) -> list[int]:
+    r"""Facility location: the sum of all rows' distances to their nearest chosen row, made small greedily.
+
+    Within ``1 - 1/e`` of the best gain, since gains only fall as rows are chosen; for the same reason only candidates
+    whose last known gain could still be the largest are looked at again (lazy greedy, Minoux 1978; CRAIG, arXiv
+    1906.01827). Before any row is chosen every row counts as twice as far as the one farthest from the mean. Holds
+    blocks of ``rows * n`` distances.
+
+    Args:
+        Z: ``(n, d)``.
+        count: rows to choose, in [1, n].
+        rows: candidates looked at together; decides memory and nothing else.
+    """
+    offsets = Z - Z.mean(0)
+    nearest = torch.full((len(Z),), 2 * float(offsets.square().sum(1).max().sqrt()), dtype=Z.dtype)
+    gains = torch.full((len(Z),), torch.inf, dtype=Z.dtype)  # upper bounds, until looked at
+    chosen: list[int] = []
+    while len(chosen) < count:
+        known = torch.zeros(len(Z), dtype=torch.bool)
+        known[chosen] = True
+        gains[chosen] = -torch.inf
+        while True:
+            best = int(gains.argmax())  # of equals the first
+            if known[best]:
+                break
+            promising = gains.masked_fill(known, -torch.inf).topk(min(rows, len(Z))).indices.sort().values
+            promising = promising[~known[promising]]
+            distances = _squared_distances(offsets[promising], offsets).sqrt_()
+            gains[promising] = (nearest - distances).clamp_min_(0).sum(1)
+            known[promising] = True
+        chosen.append(best)
+        nearest = torch.minimum(nearest, (offsets - offsets[best]).square().sum(1).sqrt())
+    return chosen
+
+
+def _squared_distances(A: Tensor, B: Tensor) -> Tensor:
+    """``(a, b)`` of ``(a, d)`` and ``(b, d)``, by products."""
+    squares = A.square().sum(1)[:, None] + B.square().sum(1)
+    return squares.addmm_(A, B.T, alpha=-2).clamp_min_(0)
+
+
+class GreedyRidge:
+    r"""A ridge probe that grows by one labelled row at a time, and what each candidate would do to its loss.
+
+    The probe on chosen rows is :math:`W = Z^T (Z Z^T + \lambda I)^{-1} Y`, targets one-hot less ``1/C``. A new row
+    ``z`` with target ``y`` adds :math:`p e^T` to it, where :math:`p = P z`,
+    :math:`e = (y - W^T z) / (z^T p + \lambda)` and :math:`P = I - Z^T (Z Z^T + \lambda I)^{-1} Z`, which loses
+    :math:`p p^T / (z^T p + \lambda)`. Held-out rows enter by their moments alone, so that a candidate costs
+    ``O(d^2)`` however many there are.
+
+    Args:
+        gram: ``(d, d)``, ``Z^T Z`` of the held-out rows.
+        cross: ``(d, C)``, ``Z^T Y`` of these with their targets.
+        ridge: ``lambda > 0``.
+
+    Attributes:
+        weights: ``(d, C)``, the probe.
+    """
+
+    def __init__(self, gram: Tensor, cross: Tensor, ridge: float) -> None:
+        self.gram, self.ridge = gram, ridge
+        self.weights = torch.zeros_like(cross)
+        self._left = cross.clone()  # cross less gram @ weights: the held-out residuals, seen by the features
+        self._projector = torch.eye(len(gram), dtype=gram.dtype)
+
+    def changes(self, Z: Tensor, label: int) -> Tensor:
+        """By how much each of the rows ``Z (n, d)`` of a class would change the held-out squared error, ``(n,)``."""
+        directions = Z @ self._projector
+        steps = (self._target(label) - Z @ self.weights) / ((directions * Z).sum(1) + self.ridge)[:, None]
+        linear = ((directions @ self._left) * steps).sum(1)
+        return ((directions @ self.gram) * directions).sum(1) * steps.square().sum(1) - 2 * linear
+
+    def add(self, z: Tensor, label: int) -> None:
+        """Fit the row ``z (d,)`` of a class as well."""
+        direction = self._projector @ z
+        power = float(z @ direction) + self.ridge
+        change = torch.outer(direction, (self._target(label) - z @ self.weights) / power)
+        self.weights = self.weights + change
+        self._left = self._left - self.gram @ change
+        self._projector = self._projector - torch.outer(direction, direction) / power
+
+    def _target(self, label: int) -> Tensor:
+        target = torch.full_like(self.weights[0], -1.0 / self.weights.shape[1])
+        target[label] += 1
+        return target

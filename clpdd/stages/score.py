@@ -1,0 +1,76 @@
+"""Any set of images, judged as the stage evaluate judges distilled ones: the same probes on the same test split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from ..distilled.foreign import read_set
+from ..encoders.deterministic import deterministic
+from ..errors import SettingsError
+from ..evaluation.inputs import open_bench
+from ..evaluation.running import run_protocol, viewed_protocols
+from ..evaluation.subject import Subject
+from ..evaluation.worth import Worth, worth_of
+from ..runtime.machine import explain_memory_errors
+from .evaluate import evaluation_data
+from .project import Project
+
+__all__ = ["run_score", "score_table"]
+
+
+def run_score(project: Project, images: Path, encoders: Sequence[str], *, worth: bool = False) -> list[dict[str, Any]]:
+    """Judge images with encoders whose features and kernels are there.
+
+    Protocols, seeds and views are those of the section ``evaluate``, all but what asks for a distilling encoder.
+
+    Args:
+        images: see ``clpdd.distilled.foreign.read_set``.
+        encoders: names in ``encoders``.
+        worth: whether to measure what the set carries, too.
+
+    Returns:
+        A mapping for each encoder and protocol with ``encoder``, ``protocol``, ``views``, ``rows`` (as in
+        ``results.parquet``) and ``notes``; with ``worth`` one more for each encoder, of ``encoder`` and ``worth``.
+
+    Raises:
+        DataError: images that cannot be judged as they are; see ``read_set``.
+        ArtifactError: features or kernels are missing.
+    """
+    settings, found = project.settings, list[dict[str, Any]]()
+    if not encoders:
+        raise SettingsError("score needs at least one encoder: give --encoder")
+    for name in encoders:
+        bench = open_bench(name, evaluation_data(project.layout, name, project.encoder(name)))
+        known = bench.judge.class_names
+        data = read_set(images, known, bench.encoder.transform, settings.dataset.max_pixels)
+        subject = Subject(data, bench, settings.evaluate, settings.seed, lambda: None)
+        lower = f"lower evaluate.encoder_batch (now {settings.evaluate.encoder_batch}) or evaluate.views"
+        with deterministic(bench.encoder.mean.device), explain_memory_errors(lower):
+            for viewed in viewed_protocols(settings.evaluate, full=False):
+                piece = run_protocol(subject, viewed)
+                facts = {"encoder": name, "protocol": viewed.name, "views": viewed.views}
+                found.append(facts | {"rows": piece["rows"], "notes": piece["notes"]})
+            if worth:
+                found.append({"encoder": name, "worth": worth_of(subject, settings.evaluate.ridge)})
+    return found
+
+
+def score_table(found: Sequence[dict[str, Any]]) -> str:
+    """What ``run_score`` found, as text."""
+    lines = [("evaluated with", "protocol", "views", "top-1 %", "top-5 %", "mean per class %", "probes")]
+    said = []
+    for one in found:
+        if isinstance(one.get("worth"), Worth):
+            said.append(f"\n{one['encoder']}:\n{one['worth'].described()}")
+            continue
+        columns = {name: [row[name] for row in one["rows"]] for name in ("top1", "top5", "mean_per_class")}
+        means = [f"{fmean(values):.2f}" for values in columns.values()]
+        top1 = columns["top1"]
+        means[0] += f" ± {stdev(top1):.2f}" if len(top1) > 1 else ""
+        lines.append((one["encoder"], one["protocol"], one["views"], means[0], means[1], means[2], str(len(top1))))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join([*table, *said])

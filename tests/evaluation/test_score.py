@@ -1,0 +1,250 @@
+"""Sets of any origin: judged as distilled ones are, refused where they cannot be, and what they are worth."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from clpdd.cli.main import main
+from clpdd.distilled.dataset import DistilledSet, png_bytes
+from clpdd.distilled.foreign import read_set
+from clpdd.encoders.calling import encode
+from clpdd.errors import DataError
+from clpdd.evaluation.inputs import EvaluationData, open_bench
+from clpdd.evaluation.subject import Bench, Subject
+from clpdd.evaluation.worth import few_shot_curve, mean_distance, worth_of, worth_on
+from clpdd.features.by_class import Scale
+from clpdd.functional.coresets import herding
+from clpdd.probe.closed_form import fit_ridge
+from clpdd.probe.scoring import score
+
+from .conftest import SETTINGS, SPLITS, World, rows_of
+
+NAMES = [str(c) for c in range(10)]
+
+
+@pytest.fixture(scope="module")
+def bench(world: World) -> Bench:
+    stores = {split: world.root / "one" / f"{split}.zarr" for split in SPLITS}
+    return open_bench(
+        "one", EvaluationData(encoder=world.encoders["one"], kernels=world.root / "one" / "kernels", **stores)
+    )
+
+
+@pytest.fixture(scope="module")
+def made(world: World) -> DistilledSet:
+    return DistilledSet.load(world.distilled["one", "clp"])
+
+
+def never(image: Image.Image) -> Tensor:
+    raise AssertionError("square images of one size stay as they are")
+
+
+def read(path: Path, transform: Any = never, names: list[str] = NAMES) -> DistilledSet:
+    return read_set(path, names, transform, 10**6)
+
+
+def write_folder(root: Path, images: Tensor, labels: list[int], names: list[str]) -> Path:
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        folder = root / names[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.png").write_bytes(png_bytes(image))
+    return root
+
+
+def write_parquet(path: Path, images: list[Any], labels: list[int], names: list[str] | None) -> Path:
+    table = pa.table({"image": pa.array(images), "label": pa.array(labels, pa.int64())})
+    if names is not None:
+        features = {"label": {"names": names, "_type": "ClassLabel"}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, path)
+    return path
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_set_is_the_same_as_folder_parquet_and_distilled_folder(
+    world: World, made: DistilledSet, tmp_path: Path
+) -> None:
+    encoded = [png_bytes(image) for image in made.images]
+    shuffled = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
+    forms = [
+        world.distilled["one", "clp"],
+        write_folder(tmp_path / "set", made.images, made.labels.tolist(), NAMES),
+        write_parquet(tmp_path / "set.parquet", [encoded[c] for c in shuffled], shuffled, None),
+        write_parquet(tmp_path / "named.parquet", encoded, [9 - c for c in range(10)], NAMES[::-1]),
+    ]
+    for form in forms:
+        found = read(form)
+        assert torch.equal(found.images, made.images)
+        assert found.labels.tolist() == list(range(10))
+        assert found.class_names == NAMES
+
+
+def test_class_folders_may_be_numbers_where_the_classes_have_names(made: DistilledSet, tmp_path: Path) -> None:
+    words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    by_number = write_folder(tmp_path / "a", made.images, made.labels.tolist(), [f"{c:05d}" for c in range(10)])
+    by_name = write_folder(tmp_path / "b", made.images, made.labels.tolist(), words)
+    for folder in (by_number, by_name):
+        assert torch.equal(read(folder, names=words).images, made.images)
+    with pytest.raises(DataError, match=r"the class 'eight' is not among the 10 .* or 0 to 9"):
+        read(by_name)
+
+
+def test_images_of_several_sizes_are_resized_and_cropped(bench: Bench, made: DistilledSet, tmp_path: Path) -> None:
+    root = write_folder(tmp_path, made.images, made.labels.tolist(), NAMES)
+    Image.new("RGB", (70, 50), "red").save(root / "4" / "wide.png")
+    found = read(root, bench.encoder.transform)
+    assert found.images.shape == (11, 3, 32, 32)
+    assert found.labels.tolist() == [0, 1, 2, 3, 4, 4, 5, 6, 7, 8, 9]
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["data.pt", "data.pth", "images.npy", "set.safetensors"])
+def test_files_of_tensors_are_refused_by_name_also_inside_a_folder(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"anything")
+    for path in (tmp_path, tmp_path / name):
+        with pytest.raises(DataError, match=rf"{name} holds tensors, which mostly were normalised already"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "told"),
+    [
+        (-2.1, 2.6, r"floats from -2\.1 to 2\.6, outside \[0, 1\] and 0 to 255: the images were normalised already"),
+        (0.0, 1.0, r"floats from 0 to 1, where encoded 8-bit images are read"),
+    ],
+)
+def test_float_images_are_refused_and_those_beyond_the_range_as_normalised(
+    made: DistilledSet, tmp_path: Path, low: float, high: float, told: str
+) -> None:
+    values = np.linspace(low, high, 32 * 32, dtype=np.float32).reshape(32, 32)
+    root = write_folder(tmp_path / "set", made.images, made.labels.tolist(), NAMES)
+    (root / "3" / "3.png").unlink()
+    Image.fromarray(values).save(root / "3" / "x.tiff")
+    with pytest.raises(DataError, match=told) as refused:
+        read(root)
+    assert "x.tiff" in str(refused.value)
+    nested = [[values.tolist()] * 3] * 10
+    path = write_parquet(tmp_path / "set.parquet", nested, list(range(10)), None)
+    with pytest.raises(DataError, match=told):
+        read(path)
+
+
+def test_arrays_of_integers_are_refused_as_arrays(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "set.parquet", [[[0, 255]] * 2] * 10, list(range(10)), None)
+    with pytest.raises(DataError, match="integers in lists from 0 to 255, where encoded 8-bit images are read"):
+        read(path)
+
+
+def test_sets_that_cannot_be_judged_say_why(world: World, made: DistilledSet, tmp_path: Path) -> None:
+    some = write_folder(tmp_path / "some", made.images[:7], made.labels[:7].tolist(), NAMES)
+    with pytest.raises(DataError, match=r"has no image of 3 of 10 classes, e\.g\. '7'"):
+        read(some)
+    with pytest.raises(DataError, match="does not exist"):
+        read(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="has other classes than the data"):
+        read(world.distilled["one", "clp"], names=["cat", *NAMES[1:]])
+    with pytest.raises(DataError, match="holds no images"):
+        read(world.distilled["one", "full"])
+
+
+# -- what a set carries ------------------------------------------------------------------------------------------------
+
+
+def test_the_few_shot_curve_is_the_probe_on_so_many_real_features(bench: Bench) -> None:
+    curves = few_shot_curve(bench, 0.1, seed=0, counts=(1, 5, 100))
+    assert [count for count, _ in curves["herding"]] == [count for count, _ in curves["random"]] == [1, 5]
+    Z, labels = bench.train.features(), bench.train.labels
+    scaled = Scale.of(bench.kernels, bench.encoder.parts)(Z)
+    for count, top1 in curves["herding"]:
+        rows = []
+        for c in range(10):
+            members = (labels == c).nonzero().flatten()
+            rows += members[herding(scaled[members], count)].tolist()
+        probes = fit_ridge(Z[rows][None], labels[rows][None], 10, bench.kernels.mean, 0.1)
+        assert top1 == pytest.approx(score(probes, bench.judge.blocks(4096)).top1[0], abs=1.3)  # one image in 80
+    assert curves == few_shot_curve(bench, 0.1, seed=0, counts=(1, 5))
+    assert curves["random"] != few_shot_curve(bench, 0.1, seed=1, counts=(1, 5))["random"]
+
+
+def test_worth_is_read_off_the_curve_on_a_logarithmic_scale() -> None:
+    curve = [(1, 40.0), (5, 50.0), (20, 60.0)]
+    assert worth_on(curve, 39.9) == "<1"
+    assert worth_on(curve, 40.0) == "1.0"
+    assert worth_on(curve, 55.0) == f"{math.sqrt(5 * 20):.1f}" == "10.0"
+    assert worth_on(curve, 60.0) == "20"
+    assert worth_on(curve, 60.1) == ">20"
+
+
+def test_the_distance_of_class_means_is_0_at_the_real_ones_and_1_at_the_mean_of_all(bench: Bench) -> None:
+    means = bench.kernels.class_means
+    labels = torch.arange(10)
+    assert mean_distance(means, labels, bench) == pytest.approx(0, abs=1e-6)
+    centre = means.double().mean(0).float().expand(10, -1)
+    assert mean_distance(centre, labels, bench) == pytest.approx(1, abs=1e-4)
+    assert mean_distance(2 * means - centre, labels.repeat(1), bench) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_set_of_real_images_is_worth_what_their_features_say(world: World, bench: Bench, made: DistilledSet) -> None:
+    found = worth_of(Subject(made, bench, SETTINGS, 0, lambda: None), SETTINGS.ridge)
+    Z = encode(bench.encoder, made.images)
+    probes = fit_ridge(Z[None], made.labels[None], 10, bench.kernels.mean, SETTINGS.ridge)
+    assert found.top1 == pytest.approx(score(probes, bench.judge.blocks(4096)).top1[0])
+    assert found.share_of_full == pytest.approx(100 * found.top1 / found.full)
+    assert "worth " in found.described()
+    assert "real images per class" in found.described()
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Digits with the shipped encoder, a few of each, evaluated once."""
+    root = tmp_path_factory.mktemp("project")
+    (root / "params.yaml").write_text(
+        "methods: [centroid]\n"
+        "dataset: {max_per_class: {train: 12, validation: 6, test: 6}}\n"
+        "evaluate: {seeds: 2, epochs: 20, views: 3}\n"
+    )
+    for command in ("index", "cache", "kernels", "distill", "evaluate"):
+        extra = ["--encoder", "clpdd_resnet14"] * (command in ("cache", "kernels", "distill"))
+        extra += ["--method", "centroid"] * (command == "distill")
+        assert run(root, command, *extra) == 0
+    return root
+
+
+def run(root: Path, *arguments: str) -> int:
+    return main(["--params", str(root / "params.yaml"), "--data", str(root / "data"), *arguments])
+
+
+def test_the_command_tells_what_evaluation_tells_of_the_same_images(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = project / "data" / "distilled" / "clpdd_resnet14" / "centroid"
+    capsys.readouterr()
+    assert run(project, "score", str(made), "--encoder", "clpdd_resnet14", "--worth") == 0
+    out = capsys.readouterr().out
+    for row in rows_of(project / "data" / "results"):
+        if (row["protocol"], row["views"]) == ("closed_form", "clean"):
+            line = f"clpdd_resnet14  closed_form  clean   {row['top1']:.2f}"
+            assert line in out
+            assert f"closed form on the images as they are: {row['top1']:.2f} %" in out
+    assert "worth " in out
+    assert run(project, "score", str(project / "params.yaml"), "--encoder", "clpdd_resnet14") == 3
+    assert "params.yaml" in capsys.readouterr().err
+    assert run(project, "score", str(made), "--encoder", "resnet18") == 2
