@@ -184,9 +184,10 @@ class Workspace:
 
     def report(self) -> Path:
         """Write the result page of what was evaluated last; its path, of one file that needs no network."""
-        known = {"seed": self.seed, "cache": self.cache_settings, "kernels": self.kernel_settings}
+        known: dict[str, Any] = {"seed": self.seed, "cache": self.cache_settings, "kernels": self.kernel_settings}
+        known |= {} if self.dataset is None else {"dataset": self.dataset}
         settings = recovered_settings(self.layout, self.encoder.name, known)
-        return write_report(self.layout, settings)["report.html"]
+        return write_report(self.layout, settings, encoder=lambda: self.encoder)["report.html"]
 
     def distilled(self, method: str = "clp") -> DistilledSet:
         """A set that was distilled before. Raises ``ArtifactError`` when there is none."""

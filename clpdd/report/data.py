@@ -20,6 +20,7 @@ from ..errors import ArtifactError
 from ..storage.files import read_json, sha256_file, sha256_tree
 from ..storage.layout import Layout
 from .classes import confusion, per_class
+from .titles import dataset_title
 from .transfer import cross
 
 __all__ = ["BOUNDS", "KEYS", "TITLES", "Sources", "gather", "read_mapping", "read_sources", "read_table"]
@@ -242,7 +243,7 @@ def gather(sources: Sources, settings: Settings) -> dict[str, Any]:
     head = headline(summary, len(chosen.first_draw), train, settings)
     return {
         "format": 1,
-        "dataset": str(sources.results[0]["dataset"]),
+        "dataset": dataset_title(str(sources.results[0]["dataset"]), settings.dataset),
         "class_names": list(chosen.class_names),
         "images_per_class": settings.distill.most_per_class,
         "uneven": not isinstance(settings.distill.images_per_class, int),

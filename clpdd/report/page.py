@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
@@ -19,9 +19,13 @@ from . import figures
 from .classes import LISTED
 from .clocks import distill_seconds, evaluation_clocks, stage_lines
 from .data import BOUNDS, KEYS, TITLES
+from .files import linked_files
 from .pictures import Picture, fit, timelapse
 from .transfer import heat_maps
-from .words import views_in_words
+from .words import classifier_in_words, views_in_words
+
+if TYPE_CHECKING:
+    from .insight import Insight  # other pages are drawn from here as well, and hang on no encoder
 
 __all__ = ["duration", "megabytes", "render", "template"]
 
@@ -34,6 +38,8 @@ _IMAGES_PER_CLASS = 4
 _CLASSES_IN_FULL = 50  # with more of them a single image of each is shown
 _OTHER_CLASSES = 1000
 _SIDE_BY_SIDE = 12  # most classes whose accuracies and confusion stand beside each other
+
+_METHODS_BY_CLASS = 5  # most methods with a bar for each class
 
 _PROTOCOLS = {name: entry.title for name, entry in PROTOCOLS.items()}
 _LIBRARIES = (
@@ -56,6 +62,7 @@ def render(
     clocks: list[dict[str, Any]],
     layout: Layout,
     settings: Settings,
+    insight: Insight | None = None,
 ) -> str:
     """The whole page as HTML; every text out of the data is escaped by the template."""
     return template("report.html.j2").render(
@@ -70,6 +77,8 @@ def render(
         groups=_groups(facts["summary"], clocks),
         stages=stage_lines(clocks),
         distill_seconds=distill_seconds(clocks, facts["headline"]),
+        insight=insight,
+        files=linked_files(layout, settings, facts["headline"]["method"]),
         settings=_flat(settings.model_dump(mode="json")),
         versions=_versions(),
     )
@@ -120,6 +129,7 @@ _FILTERS: dict[str, Callable[..., Any]] = {
     "method": lambda name: TITLES.get(name, name),
     "protocol": lambda name: _PROTOCOLS.get(name, name),
     "views": views_in_words,
+    "probe": classifier_in_words,
     "capital": lambda text: text[:1].upper() + text[1:],
     "breakable": breakable,
     "duration": duration,
@@ -149,7 +159,10 @@ def _gallery(
     if central is not None and beside:
         plural = "s" if settings.distill.most_per_class > 1 else ""
         rows.append((f"Most central real image{plural}", central.images, central.labels))
-    if start is not None:
+    same = start is not None and beside and central is not None and np.array_equal(start, central.images)
+    if same:
+        rows[-1] = (f"{rows[-1][0]}, where it started", *rows[-1][1:])
+    elif start is not None:
         rows.append(("Start", start, chosen.labels))
     names, shown = chosen.class_names, range(min(chosen.classes, settings.report.max_classes))
     per_class = _IMAGES_PER_CLASS if len(shown) <= _CLASSES_IN_FULL else 1
@@ -162,6 +175,7 @@ def _gallery(
         "encoder": encoder,
         "rows": [label for label, _, _ in rows],
         "central": beside,
+        "started": bool(same),
         "chunks": [classes[i : i + step] for i in range(0, len(classes), step)],
         "columns": min(step, len(classes)),
         "images_per_class": min(per_class, settings.distill.most_per_class),
@@ -197,8 +211,10 @@ def _classes(facts: dict[str, Any], settings: Settings) -> dict[str, Any] | None
     full = next((d for d in own if d["method"] == "full" and d["protocol"] == bound), None)
     names, limit = facts["class_names"], min(settings.report.max_classes, LISTED)
     reference = full["per_class"] if full and full is not chosen else [None] * len(names)
+    others = [d for d in own if (d["protocol"], d["views"]) == (chosen["protocol"], chosen["views"])]
+    drawn = [chosen, *(d for d in others if d["method"] not in (chosen["method"], "full"))][:_METHODS_BY_CLASS]
     listed = [
-        {"number": i, "name": n, "accuracy": a, "full": f}
+        {"number": i, "name": n, "accuracy": a, "full": f, "bars": [d["per_class"][i] for d in drawn]}
         for i, (n, a, f) in enumerate(zip(names, chosen["per_class"], reference, strict=True))
     ]
     if len(listed) > limit:
@@ -211,6 +227,7 @@ def _classes(facts: dict[str, Any], settings: Settings) -> dict[str, Any] | None
         "protocol": chosen["protocol"],
         "views": chosen["views"],
         "groups": groups,
+        "methods": [d["method"] for d in drawn],
         "wide": len(names) > _SIDE_BY_SIDE,
         "has_full": any(f is not None for f in reference),
         "names": names[:limit],

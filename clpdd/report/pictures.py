@@ -19,6 +19,10 @@ _CRISP = 64
 """Images up to this side are shown with their pixels sharp and stored losslessly."""
 
 
+_MOST_FRAMES = 40
+_TALLEST = 16_000  # pixels: WebP ends at 16,383
+
+
 @dataclass(frozen=True)
 class Picture:
     """An image as a ``data:`` URI with its size in pixels; ``crisp`` asks for sharp pixels when scaled up."""
@@ -31,10 +35,21 @@ class Picture:
 
 @dataclass(frozen=True)
 class Timelapse:
-    """The optimisation as an animation, with its last frame for readers who ask for less motion."""
+    """The optimisation as a strip of frames below each other, which the page moves through a window.
 
-    animation: Picture
-    still: Picture
+    A page can stop that without a script, which no animated image allows.
+
+    Attributes:
+        strip: all frames that are shown, the last one lowest.
+        width, height: of one frame, in pixels.
+        shown: frames in the strip.
+        frames: frames that there were.
+    """
+
+    strip: Picture
+    width: int
+    height: int
+    shown: int
     frames: int
 
 
@@ -70,7 +85,7 @@ def _picture(image: Image.Image, limit: int, lossless: bool) -> Picture:
 
 
 def timelapse(path: Path, budget: int) -> Timelapse | None:
-    """The animation at ``path`` in about ``budget`` bytes of base64 text, shrunk if need be.
+    """The animation at ``path`` in about ``budget`` bytes of base64 text, its frames shrunk or thinned if need be.
 
     Returns ``None`` where there is none. Raises ``ArtifactError`` when the file is not an animation that can be read.
     """
@@ -82,27 +97,25 @@ def timelapse(path: Path, budget: int) -> Timelapse | None:
             frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(animation)]
     except (OSError, ValueError, SyntaxError) as error:
         raise ArtifactError(f"{path} cannot be read ({error}): delete its folder and distil again") from error
-    size = frames[-1].size
-    uri = _uri(data, "gif")
-    kept = frames[:: -(-len(frames) // 40)]
-    while len(uri) > budget and max(size) > 64:
-        scale = min(0.8, 0.95 * (budget / len(uri)) ** 0.5)
-        size = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
-        smaller = [_reduced(frame, size) for frame in (*kept[:-1], frames[-1])]
+    size, count = frames[-1].size, min(len(frames), _MOST_FRAMES)
+    while True:
+        count = max(1, min(count, _TALLEST // size[1]))
+        kept = [frames[round(i * (len(frames) - 1) / max(1, count - 1))] for i in range(count - 1)] + frames[-1:]
+        strip = Image.new("RGB", (size[0], size[1] * count))
+        for i, frame in enumerate(kept):
+            own = frame if frame.size == size else frame.resize(size, Image.Resampling.BOX)
+            strip.paste(own, (0, i * size[1]))
         buffer = io.BytesIO()
-        durations = [200] * (len(smaller) - 1) + [2000]
-        smaller[0].save(buffer, "GIF", save_all=True, append_images=smaller[1:], duration=durations, loop=0)
-        uri = _uri(buffer.getvalue(), "gif")
-    crisp = size == frames[-1].size
-    last = frames[-1].resize(size, Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    last.save(buffer, "WEBP", quality=88, method=4)
-    return Timelapse(Picture(uri, *size, crisp), Picture(_uri(buffer.getvalue(), "webp"), *size, crisp), len(frames))
-
-
-def _reduced(frame: Image.Image, size: tuple[int, int]) -> Image.Image:
-    # the octree is some twenty times quicker than Pillow's own choice, which matters for sheets of hundreds of images
-    return frame.resize(size, Image.Resampling.BOX).quantize(256, method=Image.Quantize.FASTOCTREE)
+        strip.save(buffer, "WEBP", quality=88, method=4)
+        uri = _uri(buffer.getvalue(), "webp")
+        if len(uri) <= budget or (max(size) <= 64 and count <= 8):
+            break
+        scale = min(0.9, 0.95 * (budget / len(uri)) ** 0.5)
+        if max(size) > 64:
+            size = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+        else:
+            count = max(1, round(count * scale))
+    return Timelapse(Picture(uri, *strip.size, size == frames[-1].size), *size, count, len(frames))
 
 
 def _uri(data: bytes, kind: str) -> str:

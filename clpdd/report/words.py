@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["probe_in_words", "views_in_words"]
+__all__ = ["classifier_in_words", "probe_in_words", "views_in_words"]
 
 
 def views_in_words(views: str, of_each: bool = True) -> str:
@@ -23,3 +23,12 @@ _PROBES = {
     "closed_form": "ridge regression, solved exactly: mostly what `clpdd probe` hands over",
     "logistic": "logistic regression on all training images, the bound of sgd",
 }
+
+
+def classifier_in_words(protocol: str) -> str:
+    """What a classifier of ``probe.classifier.PROBES`` is."""
+    return {
+        "closed_form": "ridge probe trained on augmented views",
+        "closed_form_clean": "ridge probe trained on the images as they are",
+        "sgd": "SGD linear probe",
+    }.get(protocol, protocol)

@@ -75,7 +75,7 @@ def sets(classes: int, ipc: int, side: int, names: list[str], encoder: str) -> d
             record | {"method": "random"},
             draw=torch.arange(2).repeat_interleave(len(labels)),
         ),
-        "centroid": DistilledSet(real(3), labels, names, record | {"method": "centroid"}),
+        "centroid": DistilledSet(real(4), labels, names, record | {"method": "centroid"}),
         "full": DistilledSet(torch.zeros(0, 3, 1, 1, dtype=torch.uint8), none, names, record | {"method": "full"}),
     }
 

@@ -81,12 +81,37 @@ def test_readers_who_ask_for_less_motion_see_the_last_frame(
 ) -> None:
     layout, settings = plain
     address = write_report(layout, settings, tmp_path)["report.html"].as_uri()
-    shown = {}
-    for motion in ("no-preference", "reduce"):
-        emulate(browser, 1280, prefers_reduced_motion=motion)
-        browser.get(address)
-        shown[motion] = browser.execute_script("return document.querySelector('.lapse img').currentSrc")[:16]
-    assert shown == {"no-preference": "data:image/gif;b", "reduce": "data:image/webp;"}
+    emulate(browser, 1280, prefers_reduced_motion="reduce")
+    browser.get(address)
+    assert browser.execute_script("return document.getAnimations().length") == 0
+    assert lowest_frame(browser)
+    emulate(browser, 1280, prefers_reduced_motion="no-preference")
+    browser.get(address)
+    assert browser.execute_script("return document.getAnimations().map(a => a.playState)") == ["running"]
+
+
+def lowest_frame(browser: Any) -> bool:
+    """Whether the window on the strip of frames shows the last one."""
+    strip, window = (f"document.querySelector('.film{part}').getBoundingClientRect()" for part in (" img", ""))
+    below = browser.execute_script(f"return {strip}.bottom - {window}.bottom")
+    return abs(float(below)) < 3  # the border of the window, and what rounding adds
+
+
+def test_the_timelapse_is_paused_by_its_box_without_a_script(
+    browser: Any, plain: tuple[Layout, Settings], tmp_path: Path
+) -> None:
+    layout, settings = plain
+    emulate(browser, 1280, prefers_reduced_motion="no-preference")
+    browser.get(write_report(layout, settings, tmp_path)["report.html"].as_uri())
+    state = "return document.getAnimations().map(a => a.playState)"
+    seen = [browser.execute_script(state)]
+    for _ in range(2):
+        browser.find_element("css selector", "label.pause").click()
+        seen.append(browser.execute_script(state))
+    assert seen == [["running"], ["paused"], ["running"]]
+    ends = "const a = document.getAnimations()[0]; a.pause(); a.currentTime = 0.9 * a.effect.getTiming().duration"
+    browser.execute_script(ends)
+    assert lowest_frame(browser)  # which is held for the last quarter
 
 
 def test_a_narrow_page_turns_the_images_by_a_quarter(

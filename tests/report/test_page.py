@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from clpdd.config.dataset import DatasetSettings
 from clpdd.config.loading import parse_settings
 from clpdd.config.settings import Settings
+from clpdd.distilled.dataset import DistilledSet
 from clpdd.errors import ArtifactError
+from clpdd.report.titles import dataset_title
 from clpdd.stages.report import write_report
 from clpdd.storage.layout import Layout
 
@@ -53,6 +58,61 @@ def test_the_caption_explains_the_rows_that_are_there_and_no_others(methods: lis
     text = Page(paths["report.html"].read_text()).text
     assert ("“Most central” is" in text) == ("Most central real image" in text) == (len(methods) == 2)
     assert ("“Start” is" in text) == (methods[0] == "clp")
+
+
+def test_a_start_that_is_the_most_central_image_is_shown_once(tmp_path: Path) -> None:
+    settings = parse_settings({"methods": ["clp", "centroid"]})
+    layout = write_artifacts(tmp_path, settings, DIGITS[:3], side=16)
+    folder = layout.distilled("clpdd_resnet14", "centroid")
+    start = DistilledSet.load(layout.distilled("clpdd_resnet14", "clp")).start
+    assert start is not None
+    dataclasses.replace(DistilledSet.load(folder), images=start).save(folder)
+    text = Page(write_report(layout, settings)["report.html"].read_text()).text
+    assert "Most central real image, where it started" in text
+    assert "“Start” is" not in text
+
+
+def test_the_line_of_all_data_is_explained_or_its_absence_is(plain: tuple[Layout, Settings], tmp_path: Path) -> None:
+    text = Page(write_report(*plain, tmp_path)["report.html"].read_text()).text
+    assert "all training images: 97.1 %, logistic regression" in text
+    assert "is that of the SGD linear probe, 100 augmented views of each image: fixed before" in text
+    settings = parse_settings({"methods": ["clp"]})
+    layout = write_artifacts(tmp_path / "data", settings, DIGITS[:3], side=16)
+    text = Page(write_report(layout, settings)["report.html"].read_text()).text
+    assert "because the method full was not run: add it to methods" in text
+
+
+def test_files_that_are_there_are_linked_by_their_place_beside_the_page(
+    plain: tuple[Layout, Settings], tmp_path: Path
+) -> None:
+    shown = Page(write_report(*plain, tmp_path)["report.html"].read_text())
+    links = [link["href"] for link in shown.all("a")]
+    assert "../distilled/clpdd_resnet14/clp/data.parquet" in links
+    assert "report.json" in links
+    assert "metrics.json" not in links  # there is none
+    assert "clpdd probe distilled/clpdd_resnet14/clp --out" in shown.text
+
+
+def test_a_class_has_a_bar_for_every_method(plain: tuple[Layout, Settings], tmp_path: Path) -> None:
+    html = write_report(*plain, tmp_path)["report.html"].read_text()
+    assert [html.count(f'class="bar m{number}"') for number in range(4)] == [10, 10, 10, 0]
+
+
+@pytest.mark.parametrize(
+    ("values", "named", "title"),
+    [
+        ({"name": "folder", "train": "~/photos/train"}, "folder", "photos"),
+        ({"name": "folder", "train": ["/x/cats and dogs/training", "/y"]}, "folder", "cats and dogs"),
+        ({"name": "parquet", "train": "data/cifar10-train-*.parquet"}, "parquet", "cifar10"),
+        ({"name": "parquet", "train": "/sets/flowers/data/train-00000-of-00002.parquet"}, "parquet", "flowers"),
+        ({"name": "parquet", "train": "train.parquet"}, "parquet", "parquet"),
+        ({"name": "folder", "train": "a/b", "title": "colours"}, "colours", "colours"),
+        ({"name": "digits"}, "digits", "digits"),
+        ({"name": "folder", "train": "a/b"}, "of another run", "of another run"),
+    ],
+)
+def test_a_data_set_goes_by_its_own_name(values: dict[str, Any], named: str, title: str) -> None:
+    assert dataset_title(named, DatasetSettings(**values)) == title
 
 
 @pytest.mark.parametrize("methods", [["full"], ["centroid", "full"], ["random"], ["clp"]])
@@ -116,7 +176,9 @@ def test_page_needs_nothing_else(hostile: tuple[Layout, Settings], tmp_path: Pat
         for name in ("src", "srcset", "href", "xlink:href", "data", "poster"):
             if name in attributes:
                 citation = tag == "a" and attributes[name].startswith("https://arxiv.org/")
-                assert citation or attributes[name].startswith("data:"), (tag, attributes[name][:80])
+                places = (layout.results, tmp_path)
+                beside = tag == "a" and any((place / attributes[name]).exists() for place in places)  # for readers
+                assert citation or beside or attributes[name].startswith("data:"), (tag, attributes[name][:80])
     style = html[html.index("<style>") : html.index("</style>")]
     assert "url(" not in style
     assert "@import" not in style
