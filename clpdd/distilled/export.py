@@ -36,8 +36,9 @@ def export(source: Path | str, form: str, target: Path | str, draw: int = 0) -> 
     - ``webdataset``: one tar of ``NAME.png``, ``NAME.cls`` (the label) and ``NAME.json``;
     - ``safetensors``: ``images (n, 3, s, s)`` uint8 and ``labels (n,)`` int64, class names as metadata.
 
-    To a folder goes ``classifier.safetensors``, too: the encoder's probe on all real images. Soft labels go along: a column, ``soft_labels.json`` (file -> probabilities), ``soft_label`` in ``NAME.json``, a
-    tensor ``soft_labels (n, C)`` float32.
+    To a folder goes ``classifier.safetensors``, too: the encoder's probe on all real images. Soft labels go along: a
+    column, ``soft_labels.json`` (file -> probabilities), ``soft_label`` in ``NAME.json``, a tensor
+    ``soft_labels (n, C)`` float32.
 
     Raises:
         ArtifactError: ``source`` is no distilled set, or holds no images (method ``full``).
