@@ -288,6 +288,45 @@ def test_a_model_without_a_class_token_keeps_its_mean_patch() -> None:
         Encoder("siglip", model, 32, "class_token")
 
 
+SMALL_CLIP: dict[str, Any] = {
+    "name": "vit_base_patch32_clip_224.openai",
+    "device": "cpu",
+    "untrained": 0,
+    "arguments": {"depth": 1, "embed_dim": 64, "num_heads": 2},
+}
+
+
+def test_projected_features_are_the_class_token_through_the_models_own_last_layer() -> None:
+    before, after = load_encoder(**SMALL_CLIP), load_encoder(**SMALL_CLIP, features="projected")
+    assert (before.dim, after.dim) == (64, 512)
+    model: Any = after.model
+    before.model.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("head.")})
+    images = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(after(images), model.head(before(images)))
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_base_patch32_clip_224.openai_ft_in1k"])
+def test_what_gives_classes_is_not_taken_for_projected(name: str) -> None:
+    with pytest.raises(SettingsError, match=r"no projection .* take a CLIP model, e\.g\. vit_base_patch32_clip_224"):
+        load_encoder(name, features="projected", device="cpu", untrained=0)
+
+
+def test_imagenet_normalisation_makes_another_encoder_and_is_refused_beside_members() -> None:
+    own, theirs = load_encoder(**SMALL_CLIP), load_encoder(**SMALL_CLIP, normalisation="imagenet")
+    assert own.mean.flatten().tolist() == pytest.approx([0.48145466, 0.4578275, 0.40821073])
+    assert theirs.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    assert theirs.std.flatten().tolist() == pytest.approx([0.229, 0.224, 0.225])
+    assert own.digest != theirs.digest
+    images = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    as_theirs = (images - theirs.mean) / theirs.std * own.std + own.mean
+    torch.testing.assert_close(theirs(images), own(as_theirs), rtol=1e-4, atol=1e-4)
+    with pytest.raises(SettingsError, match="normalisation is for a single encoder"):
+        EncoderOptions(members={"a": 1.0, "b": 1.0}, normalisation="imagenet")
+    with pytest.raises(SettingsError, match="normalisation is 'theirs'; it must be one of own, imagenet"):
+        load_encoder(**SMALL_CLIP, normalisation="theirs")
+
+
 # -- short names -------------------------------------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ from clpdd.config.dataset import DatasetSettings
 from clpdd.datasets.build import open_source
 from clpdd.datasets.listing import BadImages
 from clpdd.datasets.walking import is_clutter
+from clpdd.distilled.classifier import Classifier
 from clpdd.distilled.dataset import DistilledSet
 from clpdd.distilled.export import FORMATS, export
 from clpdd.distilled.naming import folder_names
@@ -34,7 +35,18 @@ NAMES = ["zero", "../one", "zwei/двa"]
 def source(tmp_path: Path) -> Path:
     images = torch.randint(256, (6, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     data = DistilledSet(images, torch.tensor([0, 0, 1, 1, 2, 2]), NAMES, {"method": "clp", "dataset": "d"})
-    return data.save(tmp_path / "set")
+    folder = data.save(tmp_path / "set")
+    Classifier(torch.ones(3, 5), torch.zeros(3), NAMES, {"dim": 5}).save(folder / "classifier.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("form", ["folder", "huggingface"])
+def test_the_full_data_classifier_is_handed_over_with_folders(source: Path, tmp_path: Path, form: str) -> None:
+    handed = Classifier.load(export(source, form, tmp_path / "out") / "classifier.safetensors")
+    assert handed.class_names == NAMES
+    assert torch.equal(handed.weight, torch.ones(3, 5))
+    (source / "classifier.safetensors").unlink()  # as in sets of version 0.1
+    assert not (export(source, form, tmp_path / "older") / "classifier.safetensors").exists()
 
 
 def test_folder_opens_with_torchvision(source: Path, tmp_path: Path) -> None:

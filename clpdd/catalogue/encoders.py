@@ -12,7 +12,7 @@ from ..errors import SettingsError
 
 __all__ = ["ARCHITECTURES", "KNOWN_ENCODERS", "Features", "KnownEncoder"]
 
-Features = Literal["default", "class_token", "mean_patch", "both"]
+Features = Literal["default", "class_token", "mean_patch", "both", "projected"]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -24,7 +24,10 @@ class EncoderOptions(Section):
     image_size: Annotated[int, Field(ge=8, le=4096)] | None = None
     """side of the input in pixels; null takes the model's own, ViTs resize their position embeddings"""
     features: Features = "default"
-    """what of a ViT's output: what the model itself gives, its class token, its mean patch token, or both joined"""
+    """what of a ViT's output: what the model itself gives, its class token, its mean patch token, both joined, or, of a
+    CLIP model, what its projection into the space of texts makes of it"""
+    normalisation: Literal["own", "imagenet"] = "own"
+    """mean and deviation of the pixels: the model's own, or ImageNet's, as published comparisons take for all"""
     members: Annotated[dict[str, PositiveReal], Field(min_length=2)] | None = None
     """several encoders as one: two or more names, each with its weight in the loss; nothing else stands beside it"""
 
@@ -32,6 +35,7 @@ class EncoderOptions(Section):
     def _joint_alone(self) -> Self:
         given = [name for name in ("model", "weights", "image_size") if getattr(self, name) is not None]
         given += ["features"] if self.features != "default" else []
+        given += ["normalisation"] if self.normalisation != "own" else []
         if self.members is not None and given:
             raise ValueError(
                 f"{given[0]} is for a single encoder, and members makes a joint one: give it to the member that it is "

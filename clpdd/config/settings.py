@@ -178,7 +178,8 @@ class Settings(Section):
             per_class = distill.per_class(class_names)
             if method == "neighbor":
                 distill = resolve(distill.neighbor_of, distill).settings
-            starts = (METHODS[method].optimises or method == "neighbor") and distill.initialisation == "centroid"
+            real = distill.initialisation in ("centroid", "medoids")
+            starts = (METHODS[method].optimises or method == "neighbor") and real
             if not (starts or method in ("random", "centroid")):
                 continue
             short = [label for label, wanted in enumerate(per_class) if counts[label] < wanted]

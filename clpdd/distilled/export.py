@@ -36,8 +36,9 @@ def export(source: Path | str, form: str, target: Path | str, draw: int = 0) -> 
     - ``webdataset``: one tar of ``NAME.png``, ``NAME.cls`` (the label) and ``NAME.json``;
     - ``safetensors``: ``images (n, 3, s, s)`` uint8 and ``labels (n,)`` int64, class names as metadata.
 
-    Soft labels go along: a column, ``soft_labels.json`` (file -> probabilities), ``soft_label`` in ``NAME.json``, a
-    tensor ``soft_labels (n, C)`` float32.
+    To a folder goes ``classifier.safetensors``, too: the encoder's probe on all real images. Soft labels go along: a
+    column, ``soft_labels.json`` (file -> probabilities), ``soft_label`` in ``NAME.json``, a tensor
+    ``soft_labels (n, C)`` float32.
 
     Raises:
         ArtifactError: ``source`` is no distilled set, or holds no images (method ``full``).
@@ -74,7 +75,14 @@ def _names(data: DistilledSet) -> list[str]:
     return [path.removesuffix(".png") for path in data._image_paths()]
 
 
+def _hand_classifier_over(source: Path, target: Path) -> None:
+    """Copy the full-data classifier; sets written by version 0.1 have none."""
+    if (source / "classifier.safetensors").is_file():
+        write_bytes(target / "classifier.safetensors", (source / "classifier.safetensors").read_bytes())
+
+
 def _huggingface(data: DistilledSet, source: Path, target: Path) -> None:
+    _hand_classifier_over(source, target)
     if "draws" in data.info:
         write_bytes(target / "data.parquet", parquet_bytes(data))
         write_bytes(target / "README.md", card(data).encode())
@@ -92,6 +100,7 @@ def _folder(data: DistilledSet, source: Path, target: Path) -> None:
         write_bytes(target / files[-1], png_bytes(image))
     used = {folders[label]: data.class_names[label] for label, count in seen.items() if count}
     write_json(target / "classes.json", used)
+    _hand_classifier_over(source, target)
     if data.soft_labels is not None:
         write_json(target / "soft_labels.json", dict(zip(files, data.soft_labels.tolist(), strict=True)))
     _tell_renamed(used, numbered(data.class_names))

@@ -175,10 +175,16 @@ class Blueprint:
         )
 
 
-def encoder_of(blueprint: Blueprint, built: nn.Module, shape: tuple[int, int], features: str = "default") -> Encoder:
+def encoder_of(
+    blueprint: Blueprint,
+    built: nn.Module,
+    shape: tuple[int, int],
+    features: str = "default",
+    normalisation: str = "own",
+) -> Encoder:
     """A candidate as an encoder. Raises one of ``REFUSALS`` where it cannot encode an image of ``shape``."""
     own = own_module(blueprint.architecture, built)
-    return Encoder(blueprint.name, channels_last(built), shape, features, own)
+    return Encoder(blueprint.name, channels_last(built), shape, features, own, normalisation)
 
 
 def _plain(name: str) -> bool:

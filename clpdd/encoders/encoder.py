@@ -9,6 +9,7 @@ from typing import Any
 import timm
 import torch
 from PIL import Image
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from ..errors import SettingsError
@@ -19,7 +20,8 @@ from .preprocessing import Preprocess
 
 __all__ = ["Encoder", "FeaturesError", "require_square"]
 
-FEATURES = ("default", "class_token", "mean_patch", "both")
+FEATURES = ("default", "class_token", "mean_patch", "both", "projected")
+NORMALISATIONS = ("own", "imagenet")
 
 
 class FeaturesError(ValueError):
@@ -30,7 +32,8 @@ class Encoder(nn.Module):
     """A frozen timm model.
 
     ``forward`` takes images ``(b, 3, h, w)`` in [0, 1] of any size, resizes them bilinearly to ``shape`` where they
-    differ, normalises them by the model's own mean and standard deviation and returns features ``(b, dim)`` float32.
+    differ, normalises them by the model's own mean and standard deviation, or by ImageNet's, and returns features
+    ``(b, dim)`` float32.
     No parameter ever requires a gradient; the pixels may.
 
     Attributes:
@@ -38,15 +41,18 @@ class Encoder(nn.Module):
         dim: number of features ``d``.
         size: side of the input in pixels; of an input that is not square, the longer one.
         shape: height and width of the input in pixels.
-        digest: SHA-256 over the architecture, the weights' names, shapes and bytes, and the kind of features.
-        features: ``default`` (what the model itself gives), ``class_token``, ``mean_patch`` or ``both``
-            (in that order).
+        digest: SHA-256 over the architecture, the weights' names, shapes and bytes, the kind of features, and the
+            normalisation where it is not the model's own.
+        features: ``default`` (what the model itself gives), ``class_token``, ``mean_patch``, ``both`` (in that order)
+            or ``projected`` (what a CLIP model with its projection gives).
 
     Args:
         size: side of the input in pixels, or its height and width.
         architecture: dotted name of this package's module that builds ``model``; empty: a library's.
+        normalisation: ``own``, or ``imagenet``.
 
-    Raises ``FeaturesError`` where the model has not the tokens that ``features`` asks for.
+    Raises ``FeaturesError`` where the model has not the tokens that ``features`` asks for, or for an unknown
+    ``normalisation``.
     """
 
     def __init__(
@@ -56,12 +62,16 @@ class Encoder(nn.Module):
         size: int | tuple[int, int],
         features: str = "default",
         architecture: str = "",
+        normalisation: str = "own",
     ) -> None:
         super().__init__()
         config = timm.data.resolve_data_config({}, model=model)
         self.name = name
         self.features = features
         self.architecture = architecture
+        if normalisation not in NORMALISATIONS:
+            raise FeaturesError(f"normalisation is {normalisation!r}; it must be one of {', '.join(NORMALISATIONS)}")
+        self.normalisation = normalisation
         _require_tokens(model, features)
         self.model = model.eval().requires_grad_(False)
         self.shape = size if isinstance(size, tuple) else (size, size)
@@ -74,8 +84,10 @@ class Encoder(nn.Module):
         if config["crop_mode"] == "border":
             red, green, blue = (round(255 * value) for value in config["mean"])
             self.border = red, green, blue
-        self.register_buffer("mean", torch.tensor(config["mean"]).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(config["std"]).view(1, -1, 1, 1), persistent=False)
+        own = config["mean"], config["std"]
+        mean, std = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD) if normalisation == "imagenet" else own
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         self.input_dtype: torch.dtype | None = None  # what the model's first layer takes, where it is not float32
         self.digest = self._digest()
         self.dim = self._probe_dim()
@@ -91,7 +103,7 @@ class Encoder(nn.Module):
         return (called, self.architecture) if self.architecture else (called,)
 
     def _digest(self) -> str:
-        return _weights_digest(self.model, self.features)
+        return _weights_digest(self.model, self.features, self.normalisation)
 
     @torch.no_grad()
     def _probe_dim(self) -> int:
@@ -108,7 +120,8 @@ class Encoder(nn.Module):
             normalised = normalised.contiguous(memory_format=torch.channels_last)
         if self.input_dtype is not None:
             normalised = normalised.to(self.input_dtype)
-        features: Tensor = self.model(normalised) if self.features == "default" else self._pooled(normalised)
+        whole = self.features in ("default", "projected")
+        features: Tensor = self.model(normalised) if whole else self._pooled(normalised)
         return features.float()
 
     def _pooled(self, normalised: Tensor) -> Tensor:
@@ -193,13 +206,13 @@ def require_square(name: str, shape: tuple[int, int], doing: str) -> None:
 def _require_tokens(model: nn.Module, features: str) -> None:
     if features not in FEATURES:
         raise FeaturesError(f"features is {features!r}; it must be one of {', '.join(FEATURES)}")
-    if features != "default" and not hasattr(model, "num_prefix_tokens"):
+    if features not in ("default", "projected") and not hasattr(model, "num_prefix_tokens"):
         raise FeaturesError("it has no tokens: set features to default")
     if features in ("class_token", "both") and getattr(model, "cls_token", None) is None:
         raise FeaturesError("it has no class token: set features to default or mean_patch")
 
 
-def _weights_digest(model: nn.Module, features: str) -> str:
+def _weights_digest(model: nn.Module, features: str, normalisation: str) -> str:
     # The printed model tells apart architectures that share their weights' names and shapes.
     parts = [repr(model).encode()]
     for key, value in sorted(model.state_dict().items()):
@@ -209,4 +222,6 @@ def _weights_digest(model: nn.Module, features: str) -> str:
         )
     if features != "default":
         parts.append(f"features={features}".encode())
+    if normalisation != "own":
+        parts.append(f"normalisation={normalisation}".encode())
     return sha256_bytes(b"".join(parts))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 
 from ..catalogue.encoders import KNOWN_ENCODERS
@@ -86,6 +87,7 @@ def load_encoder(
     untrained: int | None = None,
     arguments: dict[str, Any] | None = None,
     features: str = "default",
+    normalisation: str = "own",
     members: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Encoder:
     """Build a frozen encoder.
@@ -98,9 +100,10 @@ def load_encoder(
         device: where to put it.
         untrained: seed of random weights in place of any others, also of ``weights``; ``None`` loads weights.
         arguments: further ones for the model's constructor.
-        features: ``default``, ``class_token``, ``mean_patch`` or ``both``.
+        features: ``default``, ``class_token``, ``mean_patch``, ``both``, or ``projected`` of a CLIP model.
+        normalisation: ``own``, or ``imagenet`` for ImageNet's mean and standard deviation whatever the model's are.
         members: of a joint encoder, name -> ``weight`` and arguments of this function that the member is loaded with;
-            ``model``, ``weights``, ``image_size`` and ``features`` are then not looked at.
+            ``model``, ``weights``, ``image_size``, ``features`` and ``normalisation`` are then not looked at.
 
     Raises:
         SettingsError: unknown model name (near names are listed), an image size that the model refuses,
@@ -117,23 +120,40 @@ def load_encoder(
         features = known.features if features == "default" else features
     architecture = model or name
     check_architecture(architecture)
+    arguments = arguments or {}
+    if features == "projected":
+        arguments = {"num_classes": _projection(name, architecture), **arguments}
     if image_size is not None and image_size < 8:
         raise SettingsError(f"encoder_options.{name}.image_size is {image_size}; it must be at least 8 pixels")
     chosen = device if isinstance(device, torch.device) else resolve_device(device)
     file = None if weights is None else Path(weights).expanduser()
-    blueprint = Blueprint(name, architecture, file, image_size, untrained, arguments or {})
+    blueprint = Blueprint(name, architecture, file, image_size, untrained, arguments)
     with explain_memory_errors(f"choose a smaller encoder than {name}, or a lower image_size"):
-        return _first_that_runs(blueprint, features).to(chosen)
+        return _first_that_runs(blueprint, features, normalisation).to(chosen)
 
 
-def _first_that_runs(blueprint: Blueprint, features: str) -> Encoder:
+def _projection(name: str, architecture: str) -> int:
+    """Features after a CLIP model's projection, which timm keeps as its last layer; any other's gives classes.
+
+    Raises ``SettingsError`` for a model that is none of CLIP's by a name of timm's, or was tuned to classes.
+    """
+    model, _, tag = architecture.partition(".")
+    if ":" in architecture or "_clip_" not in f"{model}_" or "_ft_" in tag:
+        raise SettingsError(
+            f"encoder {name!r}: {architecture} has no projection into a space of texts, which features: projected asks "
+            f"for; take a CLIP model, e.g. vit_base_patch32_clip_224.openai, or another kind of features"
+        )
+    return int(timm.models.get_pretrained_cfg(architecture).num_classes)
+
+
+def _first_that_runs(blueprint: Blueprint, features: str, normalisation: str) -> Encoder:
     """The first of a blueprint's candidates that encodes an image. Raises ``SettingsError`` where none does."""
     refused: Exception | None = None
     for built, shape in blueprint.candidates():
         try:
             if blueprint.untrained is not None:
                 settle(built, shape)
-            encoder = encoder_of(blueprint, built, shape, features)
+            encoder = encoder_of(blueprint, built, shape, features, normalisation)
             require_sight(encoder, blueprint)
             return encoder
         except REFUSALS as error:

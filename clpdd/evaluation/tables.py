@@ -115,9 +115,11 @@ def metrics_json(results: Sequence[Result]) -> bytes:
 
     ``worst_group`` stands beside them where the images have groups. ``share_of_full`` is top-1 in percent of that of
     all training data with the same evaluation encoder: its ridge probe for ``closed_form``, its logistic regression for
-    the other protocols.
+    the other protocols. ``over_random`` is top-1 less that of the method ``random``, where this is among the methods,
+    with as many images per class, the same encoders, protocol and views.
     """
     bound = {(r.target, r.protocol.name): fmean(r.top1) for r in results if r.method == "full"}
+    drawn = {(r.pair, r.protocol, r.ipc): fmean(r.top1) for r in results if r.method == "random"}
     tree: dict[str, Any] = {}
     for r in results:
         numbers = {"top1": fmean(r.top1), "top1_std": r.std}
@@ -127,6 +129,9 @@ def metrics_json(results: Sequence[Result]) -> bytes:
         best = bound.get((r.target, bound_of(r.protocol.name)))
         if best and r.method != "full":
             numbers["share_of_full"] = 100 * numbers["top1"] / best
+        chance = drawn.get((r.pair, r.protocol, r.ipc))
+        if chance is not None and r.method != "random":
+            numbers["over_random"] = numbers["top1"] - chance
         leaf = {name: round(number, 4) for name, number in numbers.items()}
         tree.setdefault(r.pair, {}).setdefault(r.method, {})[str(r.protocol)] = leaf
     return canonical_json(tree).encode()

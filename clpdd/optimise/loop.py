@@ -30,7 +30,7 @@ from .kept import Best, Previews
 from .parameterisation import Parameterisation, pyramid_resolutions
 from .saving import Saver
 from .sharding import scatter_state
-from .start import nearest_rows, real_images
+from .start import medoid_rows, nearest_rows, real_images
 
 __all__ = ["Problem", "optimise"]
 
@@ -104,10 +104,11 @@ class _Loop:
         self.start = self._collect(self.images.pictures() if start is None else start)
 
     def _start_images(self) -> Tensor | None:
-        if self.settings.initialisation != "centroid":
+        starts = {"centroid": nearest_rows, "medoids": medoid_rows}
+        if self.settings.initialisation not in starts:
             return None
-        own = self.context.rows
-        return real_images(self.context, nearest_rows(self.context)[own.start : own.stop])
+        own, rows = self.context.rows, starts[self.settings.initialisation](self.context)
+        return real_images(self.context, rows[own.start : own.stop])
 
     def _parameterisation(self, start: Tensor | None) -> Parameterisation:
         own, size, pyramid = self.context.rows, self.context.size, self.settings.parameterisation == "pyramid"

@@ -6,9 +6,12 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingsError
+from ..features.by_class import ClassFeatures
+from ..functional.coresets import k_medoids
+from ..functional.seeding import generator
 from .context import Context
 
-__all__ = ["nearest_rows", "real_images"]
+__all__ = ["medoid_rows", "nearest_rows", "real_images"]
 
 
 def real_images(context: Context, rows: list[int]) -> Tensor:
@@ -37,4 +40,24 @@ def nearest_rows(context: Context) -> list[int]:
                 f"classes are large enough"
             )
         rows += nearest[label, :ipc].tolist()
+    return rows
+
+
+def medoid_rows(context: Context) -> list[int]:
+    """Rows of the training images nearest to the centres of k-means in each class, class by class.
+
+    One image per class is the one nearest to the class mean; of several each stands for another part of its class.
+    Raises ``SettingsError`` when a class has fewer images than it is to have.
+    """
+    features = ClassFeatures(context.train, context.kernels, context.encoder.parts, "distill.initialisation: medoids")
+    for label, (ipc, have) in enumerate(zip(context.per_class, features.counts, strict=True)):
+        if ipc > have:
+            raise SettingsError(
+                f"distill.images_per_class is {ipc} for class {context.index.class_names[label]!r}, which has {have} "
+                f"training images: lower it, or choose another distill.initialisation than medoids"
+            )
+    rows: list[int] = []
+    for label, members, Z in features:
+        chosen = k_medoids(Z, context.per_class[label], generator(context.seed, "start", label))
+        rows += members[chosen].tolist()
     return rows

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..catalogue.methods import METHODS
 from ..config.distill import DistillSettings
 from ..datasets.index import Index
+from ..distilled.classifier import Classifier
 from ..distilled.dataset import DistilledSet
 from ..distributed.group import ALONE, Ranks
 from ..distributed.work import produce, shared
@@ -64,7 +65,9 @@ def distill(
 ) -> DistilledSet:
     """Distil the training split with one method and write the result to ``target``.
 
-    A killed run is continued by calling again with the same arguments, and ends in the same bytes.
+    A killed run is continued by calling again with the same arguments, and ends in the same bytes. Beside the set lies
+    ``classifier.safetensors``, the encoder's closed-form probe on all training images: what others need to let an
+    encoder of theirs inherit it.
 
     Args:
         variant: a method, its settings, and what the result is called.
@@ -147,6 +150,7 @@ def distill(
                 result = _compute(method, context, strictly=entry.optimises and run.runtime.deterministic)
                 if ranks.is_main:
                     result.save(work.out / "set")
+                    _full_data_classifier(opened, encoder).save(work.out / "set" / "classifier.safetensors")
 
         made = produce(work, ranks, make, {"set": target}, discard=("checkpoints", "frames", "source"))
     result = DistilledSet.load(target)
@@ -201,6 +205,16 @@ def _open_inputs(data: TrainingData, encoder: Encoder) -> _Inputs:
             f"{data.validation} was made by other versions of the libraries than {data.train}: run cache again"
         )
     return opened
+
+
+def _full_data_classifier(opened: _Inputs, encoder: Encoder) -> Classifier:
+    """The kernel stage's ridge probe on all training features; its logits are no calibrated ones."""
+    kernels = opened.kernels
+    names = opened.index.class_names
+    scores = {entry["ridge"]: entry["validation_top1"] for entry in kernels.ridge_scores}
+    info = {"dataset": opened.index.dataset, "method": "full", "images": kernels.n, "protocol": "closed_form"}
+    info |= {"ridge": kernels.ridge, "validation_top1": scores[kernels.ridge]}
+    return Classifier(kernels.weights.T, kernels.bias, names, encoder.describe(), info)
 
 
 def _refuse_idle_ranks(ranks: Ranks, images: int, opened: _Inputs) -> None:

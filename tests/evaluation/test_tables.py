@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from clpdd.evaluation.subject import ViewedProtocol
-from clpdd.evaluation.tables import Result, details_json, plot_csv
+from clpdd.evaluation.tables import Result, details_json, metrics_json, plot_csv
 from clpdd.features.store import FeatureStore
 from clpdd.storage.files import canonical_json, read_json, sha256_bytes
 
@@ -69,6 +69,36 @@ def test_metrics_are_means_and_spreads_of_the_rows(room: Path) -> None:
     assert lines[0] == "result,encoders,method,protocol,top1,std"
     name = '"random, sgd-bank-4, one -> two"'
     assert f"{name},one -> two,random,sgd-bank-4,{found['top1']},{found['top1_std']}" in lines
+
+
+def test_improvement_over_random_is_told_for_like_and_like_alone() -> None:
+    def result(method: str, views: str, top1: float, ipc: int | None = 1, target: str = "one") -> Result:
+        return Result(
+            dataset="d",
+            method=method,
+            distil="one",
+            target=target,
+            protocol=ViewedProtocol("closed_form", views),
+            ipc=ipc,
+            fingerprint="f",
+            record={},
+            piece={"rows": [{"top1": top1, "top5": 99.0, "mean_per_class": top1}]},
+        )
+
+    results = [
+        result("clp", "clean", 60.0),
+        result("clp", "bank-4", 50.0),
+        result("clp", "clean", 40.0, target="two"),  # random was not judged with this encoder
+        result("more", "clean", 70.0, ipc=5),  # five images per class, and random has one
+        result("full", "clean", 90.0, ipc=None),
+        result("random", "clean", 35.0),
+        result("random", "bank-4", 20.5),
+    ]
+    metrics = json.loads(metrics_json(results))
+    assert metrics["one"]["clp"]["closed_form-clean"]["over_random"] == 25
+    assert metrics["one"]["clp"]["closed_form-bank-4"]["over_random"] == 29.5
+    others = [metrics["one -> two"]["clp"], *(metrics["one"][name] for name in ("more", "full", "random"))]
+    assert not any("over_random" in leaf for own in others for leaf in own.values())
 
 
 def test_no_two_bars_of_the_plot_have_one_name_so_that_none_is_stacked_on_another(room: Path) -> None:
