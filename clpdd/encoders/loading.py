@@ -143,7 +143,9 @@ def _projection(name: str, architecture: str) -> int:
             f"encoder {name!r}: {architecture} has no projection into a space of texts, which features: projected asks "
             f"for; take a CLIP model, e.g. vit_base_patch32_clip_224.openai, or another kind of features"
         )
-    return int(timm.models.get_pretrained_cfg(architecture).num_classes)
+    known = timm.models.get_pretrained_cfg(architecture)
+    assert known is not None  # the name was checked
+    return int(known.num_classes)
 
 
 def _first_that_runs(blueprint: Blueprint, features: str, normalisation: str) -> Encoder:
