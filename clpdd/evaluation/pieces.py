@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ArtifactError
-from ..storage.files import read_json, sha256_bytes, write_bytes
-from .tables import compact_json
+from ..storage.files import compact_json, read_json, sha256_bytes, write_bytes
 
 __all__ = ["read_piece", "write_piece"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -14,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..catalogue.protocols import bound_of
-from ..storage.files import canonical_json
+from ..storage.files import canonical_json, compact_json
 from .confusion import entries, totals
 from .subject import ViewedProtocol
 
-__all__ = ["SCHEMA", "Result", "compact_json", "details_json", "metrics_json", "plot_csv", "results_parquet"]
+__all__ = ["SCHEMA", "Result", "details_json", "metrics_json", "plot_csv", "results_parquet"]
 
 SCHEMA = pa.schema(
     [
@@ -91,11 +90,6 @@ class Result:
             "protocol": self.protocol.name,
             "views": self.protocol.views,
         }
-
-
-def compact_json(value: Any) -> str:
-    """JSON with sorted keys on one line: for matrices, of which indented JSON makes a line a number."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def results_parquet(results: Sequence[Result]) -> bytes:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ArtifactError, DataError, remedied
+from ..features.kernels import Kernels
 from ..features.store import FeatureStore
 from ..functional.moments import Moments, stream_moments
 from ..functional.parts import even_factors, recorded_parts
@@ -27,7 +28,6 @@ from ..storage.work import fingerprint
 if TYPE_CHECKING:
     from ..config.kernels import KernelSettings
     from .project import Project, Run
-from ..features.kernels import Kernels
 
 __all__ = ["compute_kernels", "run_kernels"]
 

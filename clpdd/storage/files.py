@@ -18,6 +18,7 @@ from ..errors import ArtifactError, ResourceError
 
 __all__ = [
     "canonical_json",
+    "compact_json",
     "explain_os_error",
     "explain_os_errors",
     "flush",
@@ -100,6 +101,11 @@ def sha256_tree(path: Path | str) -> str:
 def canonical_json(value: Any) -> str:
     """``value`` as JSON with sorted keys; NaN and infinity are refused (they are not JSON)."""
     return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def compact_json(value: Any) -> str:
+    """As ``canonical_json``, but on one line: for matrices, of which indented JSON makes a line a number."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def flush(path: Path) -> None:
