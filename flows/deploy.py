@@ -236,7 +236,11 @@ def _create_pool(name: str) -> None:
 
 
 def deploy(
-    root: Path = ROOT, gpus: int = 1, missed: datetime.timedelta = MISSED, file: str = "prefect.yaml"
+    root: Path = ROOT,
+    gpus: int = 1,
+    missed: datetime.timedelta = MISSED,
+    file: str = "prefect.yaml",
+    paused: bool = False,
 ) -> list[str]:
     """Create everything on the server that ``PREFECT_API_URL`` names. Returns the deployments' full names.
 
@@ -245,6 +249,7 @@ def deploy(
         gpus: slots of the concurrency limit ``clpdd-gpu``.
         missed: silence after which a run counts as lost.
         file: the deployment file, below ``root``.
+        paused: whether the schedules are paused, whatever the file says.
     """
     read = read_prefect_yaml(root / file)
     pool = read.deployments[0].work_pool.name
@@ -267,7 +272,19 @@ def deploy(
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise DeploymentError(f"prefect deploy failed:\n{done.stdout}{done.stderr}")
-    return [f"{FLOW}/{deployment.name}" for deployment in read.deployments]
+    names = [f"{FLOW}/{deployment.name}" for deployment in read.deployments]
+    if paused:
+        _pause(names)
+    return names
+
+
+def _pause(names: Sequence[str]) -> None:
+    """Pause every schedule of the deployments, which also takes back the runs that were scheduled."""
+    with get_client(sync_client=True) as client:
+        for name in names:
+            deployment = client.read_deployment_by_name(name)
+            for schedule in deployment.schedules:
+                client.update_deployment_schedule(deployment.id, schedule.id, active=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -280,6 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--missed", type=float, default=MISSED.total_seconds(), help="seconds of silence of a lost run (default: 90)"
     )
     parser.add_argument("--file", default="prefect.yaml", help="deployment file (default: prefect.yaml)")
+    parser.add_argument("--paused", action="store_true", help="pause the schedules, whatever the file says")
     parser.add_argument("--check", action="store_true", help="only check prefect.yaml")
     options = parser.parse_args(arguments)
     try:
@@ -289,7 +307,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if not os.environ.get("PREFECT_API_URL"):
             raise DeploymentError("PREFECT_API_URL is not set: say which server, e.g. http://127.0.0.1:4200/api")
-        for name in deploy(ROOT, options.gpus, datetime.timedelta(seconds=options.missed), options.file):
+        missed = datetime.timedelta(seconds=options.missed)
+        for name in deploy(ROOT, options.gpus, missed, options.file, options.paused):
             print(name)
     except DeploymentError as error:
         print(error, file=sys.stderr)

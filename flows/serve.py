@@ -167,6 +167,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--gpus", type=whole_number(1), default=1, help="slots of the GPU concurrency limit (default: 1)"
     )
+    text = "let the schedules of prefect.yaml run; without it they are paused"
+    parser.add_argument("--schedules", action="store_true", help=text)
     options = parser.parse_args(arguments)
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -176,10 +178,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, interrupt)
     print("starting the Prefect server ...", flush=True)
     try:
-        with serve(options.host, options.port, gpus=options.gpus) as served:
+        paused = () if options.schedules else ("--paused",)
+        with serve(options.host, options.port, gpus=options.gpus, deploy=paused) as served:
             print(f"Prefect UI   {served.ui}\nAPI          {served.api}   (PREFECT_API_URL)")
             print(f"result page  {served.reports}/report.html   (after a run)\nlogs         {served.logs}")
-            print("Start a run: Deployments > on-demand > Run. Ctrl-C stops all of it.", flush=True)
+            print("\nStart a run in the UI (Deployments > on-demand > Run), or from another shell:")
+            run = f"{Path(sys.executable).with_name('prefect')} deployment run clpdd/on-demand"
+            print(f"  PREFECT_API_URL={served.api} {run}")
+            if paused:
+                print("The nightly and weekly schedules are paused; `python -m flows.serve --schedules` lets them run.")
+            print("Ctrl-C stops all of it.", flush=True)
             try:
                 while True:
                     served.check()

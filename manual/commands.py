@@ -7,7 +7,32 @@ from collections.abc import Iterator
 
 from .markup import code, prose, table
 
-__all__ = ["commands", "commands_reference"]
+__all__ = ["EXAMPLES", "commands", "commands_reference"]
+
+EXAMPLES = {
+    "run": "clpdd run photos/ --out shapes",
+    "inputs": "clpdd inputs",
+    "index": "clpdd index",
+    "cache": "clpdd cache --encoder clpdd_resnet14",
+    "kernels": "clpdd kernels --encoder clpdd_resnet14",
+    "distill": "clpdd distill --encoder clpdd_resnet14 --method clp",
+    "evaluate": "clpdd evaluate",
+    "report": "clpdd report",
+    "results": "clpdd results --csv > results.csv",
+    "score": "clpdd score other-set/ --encoder clpdd_resnet14 --worth",
+    "preset": "clpdd preset imagenet1k-dinov2 --root ~/imagenet",
+    "dry-run": "clpdd --params other.yaml dry-run",
+    "benchmark": "clpdd benchmark --encoder clpdd_resnet14",
+    "ablate": "clpdd ablate --encoder clpdd_resnet14",
+    "draw": "clpdd draw data/benchmark/*/benchmark.parquet --out comparison.html",
+    "probe": "clpdd probe data/distilled/clpdd_resnet14/clp --out digits.safetensors",
+    "predict": "clpdd predict digits.safetensors photos/ --top 3 > predictions.csv",
+    "export": "clpdd export data/distilled/clpdd_resnet14/clp --to webdataset --out digits.tar",
+    "onnx": "clpdd onnx digits.safetensors --with-encoder --out digits.onnx",
+    "features": "clpdd features --split train test --out features.parquet",
+    "pretrain": "clpdd pretrain --images tiny-imagenet-100-train.parquet --out encoder.safetensors --epochs 30",
+}
+"""A line for each command, as somebody would type it."""
 
 
 def commands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
@@ -30,6 +55,7 @@ def commands_reference(parser: argparse.ArgumentParser) -> str:
             _usage(command),
             "```",
             "",
+            *(["```console", f"$ {EXAMPLES[name]}", "```", ""] if name in EXAMPLES else []),
             _arguments(command),
         ]
     return "\n".join(parts)

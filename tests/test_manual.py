@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from clpdd.cli.main import build_parser
 from clpdd.config.settings import Settings
 from clpdd.config.variants import BUILT_IN
 from clpdd.errors import ClpddError
-from manual.commands import commands, commands_reference
+from manual.commands import EXAMPLES, commands, commands_reference
 from manual.comments import read_comments
 from manual.network import outside_requests
 from manual.presets import presets_reference
@@ -62,6 +63,16 @@ def test_every_command_and_argument_is_explained() -> None:
         assert unexplained == [], name
     text = commands_reference(parser)
     assert all(f"{{#{name}}}" in text for name, _ in commands(parser))
+
+
+def test_every_command_has_an_example_that_it_understands() -> None:
+    parser = build_parser()
+    assert {name for name, _ in commands(parser)} == set(EXAMPLES)
+    for name, line in EXAMPLES.items():
+        words = shlex.split(line.partition(">")[0])
+        assert words[0] == "clpdd"
+        assert parser.parse_args(words[1:]).command == name
+        assert f"$ {line}\n" in commands_reference(parser)
 
 
 def test_stages_and_variants_are_those_of_the_pipeline() -> None:

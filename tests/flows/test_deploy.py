@@ -6,11 +6,13 @@ import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
+from flows import deploy
 from flows.deploy import DeploymentError, automations, check_parameters, read_prefect_yaml
 from flows.environment import ROOT
 
@@ -151,3 +153,24 @@ def test_the_kubernetes_manifests_fit_together() -> None:
     from flows.worker import GRACE
 
     assert pod["terminationGracePeriodSeconds"] > GRACE
+
+
+def test_schedules_are_paused_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str, bool]] = []
+
+    class Client:
+        def __enter__(self) -> Client:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def read_deployment_by_name(self, name: str) -> SimpleNamespace:
+            return SimpleNamespace(id=name, schedules=[SimpleNamespace(id="first"), SimpleNamespace(id="second")])
+
+        def update_deployment_schedule(self, deployment: str, schedule: str, active: bool) -> None:
+            asked.append((deployment, schedule, active))
+
+    monkeypatch.setattr(deploy, "get_client", lambda sync_client: Client())
+    deploy._pause(["clpdd/a", "clpdd/b"])
+    assert asked == [(name, schedule, False) for name in ("clpdd/a", "clpdd/b") for schedule in ("first", "second")]
