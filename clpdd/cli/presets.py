@@ -73,6 +73,8 @@ def preset_table(folder: Path | str = PRESETS) -> str:
                 row = [dataset, *counts, str(settings.distill.most_per_class)]
             row.append(duration(sum(cost.seconds.values())) if cost else "?")
         rows.append(row)
+    names = preset_names(folder)
+    example = "imagenet1k-dinov2" if "imagenet1k-dinov2" in names else names[0]  # the one that all know
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
@@ -85,7 +87,7 @@ def preset_table(folder: Path | str = PRESETS) -> str:
             *(line.rstrip() for line in lines),
             "",
             f"Assumed: {ASSUMED_IN_WORDS}.",
-            f"A preset is DATASET-ENCODER, as in: clpdd preset {datasets[0]}-{encoders[0]} --root FOLDER",
+            f"A preset is DATASET-ENCODER, as in: clpdd preset {example} --root FOLDER",
         ]
     )
 
