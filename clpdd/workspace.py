@@ -14,7 +14,6 @@ from .config.evaluate import EvaluateSettings
 from .config.kernels import KernelSettings
 from .config.settings import Settings
 from .config.variants import MethodVariant
-from .datasets.build import build_index
 from .datasets.index import Index
 from .datasets.watch import look
 from .distilled.dataset import DistilledSet
@@ -31,6 +30,7 @@ from .report.results import Results
 from .stages.cache import cache_features
 from .stages.distill import distill
 from .stages.evaluate import evaluate, evaluation_data
+from .stages.index import index_images
 from .stages.inputs import news_of_images, remember_images
 from .stages.kernels import compute_kernels
 from .stages.project import Project, Run
@@ -95,7 +95,7 @@ class Workspace:
             return
         for line in news_of_images(self.layout, seen):
             log.warning("%s: the index and all that follows are made again", line)
-        build_index(dataset, self.seed, train.parent)
+        index_images(dataset, self.seed, self.layout, self.run)
         write_json(note, wanted | self._stamps())
         remember_images(self.layout, seen)
 

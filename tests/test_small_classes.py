@@ -110,3 +110,19 @@ def test_the_counts_are_compared_class_by_class() -> None:
         made.refuse_small_classes(["a", "b"], [3, 2])
     with pytest.raises(SettingsError, match="is 2 for class 'b', which has 1 training images, and"):
         made.refuse_small_classes(["a", "b"], [4, 1])
+
+
+def test_an_index_that_is_refused_leaves_the_one_before_it(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = {"name": "folder", "train": "photos"}
+    settings(home, dataset=data, methods=["full"])
+    assert main(["index"]) == 0
+    index = home / "data" / "index" / "train.parquet"
+    kept, mark = index.read_bytes(), index.stat()
+    settings(home, dataset=data, distill={"images_per_class": 5})  # the finished index does not have them either
+    assert main(["index"]) == 2
+    assert "which has 3 training images" in capsys.readouterr().err
+    assert index.read_bytes() == kept
+    assert (index.stat().st_ino, index.stat().st_mtime_ns) == (mark.st_ino, mark.st_mtime_ns)
+    index.unlink()
+    assert main(["index"]) == 2
+    assert not index.exists()

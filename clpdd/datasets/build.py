@@ -25,7 +25,7 @@ from .listing import BadImages, File, Files, Images, Labels, Listing, Source, ch
 from .sources.loading import reader_of
 from .split import limit, stratify
 
-__all__ = ["build_index", "index_arrays", "open_source", "write_index"]
+__all__ = ["Enough", "build_index", "index_arrays", "open_source", "write_index"]
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ def write_index(
         }
         (staging / "summary.json").write_text(canonical_json(summary), encoding="utf-8")
         _publish(staging, out)
-    _tell_left_out(summary["skipped"], settings, duplicates, out / "summary.json")
+    _tell_left_out(summary["skipped"], settings, duplicates, (home or out) / "summary.json")
     return {split: out / f"{split}.parquet" for split in SPLITS}
 
 

@@ -3,61 +3,85 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..datasets.build import open_source, write_index
+from ..config.dataset import DatasetSettings
+from ..datasets.build import Enough, open_source, write_index
 from ..datasets.listing import BadImages
 from ..datasets.sources.loading import module_of
 from ..datasets.watch import look
 from ..storage.files import remove
-from ..storage.layout import SPLITS
+from ..storage.layout import SPLITS, Layout
 from ..storage.provenance import code_digest
 from ..storage.work import exclusive, fingerprint
 
 if TYPE_CHECKING:
-    from .project import Project
+    from .project import Project, Run
 
-__all__ = ["run_index"]
+__all__ = ["index_images", "run_index"]
 
 _FILES = ("summary.json", *(f"{split}.parquet" for split in SPLITS))
 
 
 def run_index(project: Project) -> None:
-    """Index the images of a project. Where they and all that decides the indexes are as they were, publish these again.
+    """Index the images of a project.
 
-    Raises ``DataError`` and ``ResourceError`` as ``datasets.build.open_source`` and ``write_index`` do, and
-    ``SettingsError`` where a method takes more images of a class than there are, or another settings file made the
-    indexes with other settings.
+    Raises ``DataError`` and ``ResourceError`` as ``index_images`` does, and ``SettingsError`` where a method takes more
+    images of a class than there are, or another settings file made the indexes with other settings: then the indexes
+    stay as they were.
     """
     project.check_encoders()
     layout, settings, run = project.layout, project.settings, project.run
-    home = layout.index("train").parent
     with exclusive(layout.work, "index", run.wait):
         project.take("index", "", layout.index("train"), "seed", "dataset")
-        bad = BadImages(settings.dataset.bad_images == "skip")
-        source = open_source(settings.dataset, Path("."), bad)
-        images = source.digest()
-        if reading := settings.dataset.watch == "bytes":  # sizes and times of the files tell nothing
-            images = look(settings.dataset, Path("."), layout.made).digest() or images
-        record = fingerprint(
-            settings=settings.dataset.model_dump(mode="json", exclude={"watch"}),  # which decides no byte
-            seed=settings.seed,
-            images=images,
-            home=os.path.relpath(os.path.realpath(home)),  # files are named relative to it
-            code=code_digest("clpdd.stages.index", module_of(settings.dataset.name)),
-        )
-        with run.folder("index", "splits", record) as work:
-            partial = (work.path if reading else layout.work / "index") / "partial"
+        enough, again = settings.refuse_small_classes, project.refuse_small_classes
+        index_images(settings.dataset, settings.seed, layout, run, enough, again)
 
-            def make() -> None:
-                enough = settings.refuse_small_classes
-                write_index(source, settings.dataset, settings.seed, work.out, bad, partial, enough, home)
-                remove(partial)
 
-            if images is None:  # nothing tells whether they are what they were
-                work.forget()
-            targets = {name: home / name for name in _FILES}
-            made = work.produce(make, targets, together=True)
-    if not made:  # else they were refused before they were written
-        project.refuse_small_classes()
+def index_images(
+    dataset: DatasetSettings,
+    seed: int,
+    layout: Layout,
+    run: Run,
+    enough: Enough | None = None,
+    check: Callable[[Path], None] | None = None,
+) -> None:
+    """Make the indexes, or publish them again where the images and all that decides them are as they were.
+
+    Args:
+        dataset: whose paths are relative to the working folder.
+        seed: of the splits and draws.
+        enough: see ``datasets.build.write_index``.
+        check: takes the training split's index before indexes that were made earlier are published again.
+
+    Raises:
+        DataError, ResourceError: as ``datasets.build.open_source`` and ``write_index`` do.
+        BusyError: another live process makes them.
+    """
+    home = layout.index("train").parent
+    bad = BadImages(dataset.bad_images == "skip")
+    source = open_source(dataset, Path("."), bad)
+    images = source.digest()
+    if reading := dataset.watch == "bytes":  # sizes and times of the files tell nothing
+        images = look(dataset, Path("."), layout.made).digest() or images
+    record = fingerprint(
+        settings=dataset.model_dump(mode="json", exclude={"watch"}),  # which decides no byte
+        seed=seed,
+        images=images,
+        home=os.path.relpath(os.path.realpath(home)),  # files are named relative to it
+        code=code_digest("clpdd.stages.index", module_of(dataset.name)),
+    )
+    with run.folder("index", "splits", record) as work:
+        partial = (work.path if reading else layout.work / "index") / "partial"
+
+        def make() -> None:
+            write_index(source, dataset, seed, work.out, bad, partial, enough, home)
+            remove(partial)
+
+        if images is None:  # nothing tells whether they are what they were
+            work.forget()
+        targets = {name: home / name for name in _FILES}
+        found = work.out / "train.parquet"
+        work.produce(make, targets, together=True, check=None if check is None else lambda: check(found))

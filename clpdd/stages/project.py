@@ -145,11 +145,15 @@ class Project:
             decides["encoder"] = {name: options.model_dump(mode="json") for name, options in members.items()}
         take(self.layout.root, self.params, stage, item, target, decides, self.ranks.is_main)
 
-    def refuse_small_classes(self) -> None:
-        """Raise ``SettingsError`` where a method takes more images of a class than the index has."""
+    def refuse_small_classes(self, train: Path | None = None) -> None:
+        """Raise ``SettingsError`` where a method takes more images of a class than the index has.
+
+        Args:
+            train: the training split's index, where it is not published yet.
+        """
         from ..datasets.index import Index  # here: stages that read no index must not hang on it
 
-        index = Index.open(self.layout.index("train"))
+        index = Index.open(train or self.layout.index("train"))
         counts = np.bincount(index.labels, minlength=len(index.class_names)).tolist()
         self.settings.refuse_small_classes(index.class_names, counts)
 

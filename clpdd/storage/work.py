@@ -286,13 +286,17 @@ class WorkFolder:
         discard: tuple[str, ...] = (),
         *,
         together: bool = False,
+        check: Callable[[], None] | None = None,
     ) -> bool:
         """Make ``out`` unless it is finished already, then publish it. Returns whether anything was made.
 
-        ``together``: targets belong to each other, so old ones go first; a run killed here leaves gaps, no mixture.
-
-        ``make`` must leave everything named in ``targets`` in ``out``; it may find partial work of an earlier,
-        killed attempt in ``path``.
+        Args:
+            make: leaves everything named in ``targets`` in ``out``; it may find partial work of an earlier, killed
+                attempt in ``path``.
+            targets: name in ``out`` -> where it is published.
+            discard: private files that finished work does not need.
+            together: targets belong to each other, so old ones go first; a run killed here leaves gaps, no mixture.
+            check: called before finished work is published again; what it raises leaves the targets as they are.
         """
         made = not self.finished
         if made:
@@ -306,6 +310,8 @@ class WorkFolder:
                 with contextlib.suppress(ResourceError):
                     self._read_clock(time.monotonic() - begun)
         else:
+            if check is not None:
+                check()
             for name in discard:  # left by a run that was killed while it dropped them
                 remove(self.path / name)
             log.info("%s of %s is already done in %s: published again", self.stage, self.item, self.path)
