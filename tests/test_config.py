@@ -315,3 +315,8 @@ def test_a_key_of_an_earlier_version_is_refused_with_where_it_went_and_that_work
     target, _, field = new.partition(".")
     (tmp_path / "params.yaml").write_text(f"{target}: {{{field}: {value}}}\n")
     assert getattr(getattr(load_settings(tmp_path / "params.yaml"), target), field) == value
+
+
+def test_a_variant_is_told_where_a_key_of_distill_went() -> None:
+    with pytest.raises(SettingsError, match=r"variants\.a\.checkpoint_every_steps: moved to runtime\.checkpoint_every"):
+        parse_settings({"variants": {"a": {"method": "clp", "checkpoint_every_steps": 7}}})

@@ -99,5 +99,5 @@ METHODS: dict[str, MethodEntry] = {
 
 
 def selects(name: str) -> bool:
-    """Whether ``name`` is a method that takes real images as they are; variants, which are not listed, optimise."""
+    """Whether ``name`` is a method that takes real images as they are; a variant is none: ask for its method."""
     return name in METHODS and not METHODS[name].optimises

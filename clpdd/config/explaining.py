@@ -41,6 +41,8 @@ def _explain(problem: Any, section: type[BaseModel], values: Any, text: str | No
     if problem["type"] == "extra_forbidden":
         own = section.__name__.removesuffix("Settings").lower()
         whole = f"{own}.{key}" if own else key
+        if location[0] == "variants":  # their fields are those of distill
+            whole = ".".join(("distill", *map(str, location[2:])))
         if whole in _MOVED:
             return f"{key}: moved to {_MOVED[whole]}; set it there"
         known = _known_keys(section, location[:-1])

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..catalogue.methods import METHODS, selects
+from ..catalogue.methods import METHODS
 from ..catalogue.protocols import PROTOCOLS, bound_of
 from ..config.settings import Settings
 from ..distilled.reading import StoredSet, read_set
@@ -96,7 +96,7 @@ def read_table(path: Path) -> pa.Table:
             table = file.read()
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} does not exist: run the stage evaluate") from error
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise ArtifactError(f"{path} is damaged ({error}): delete it and run the stage evaluate") from error
     absent = [name for name in _COLUMNS if name not in table.column_names]
     if absent:
@@ -171,8 +171,13 @@ def full_accuracy(summary: list[dict[str, Any]], encoder: str, protocol: str) ->
 
 def main_method(settings: Settings) -> str:
     """The method the page is about: the first that makes synthetic images, else the first that selects real ones."""
-    chosen = [m for m in settings.methods if not selects(m)] or [m for m in settings.methods if m != "full"]
+    chosen = [m for m in settings.methods if _synthetic(m, settings)] or [m for m in settings.methods if m != "full"]
     return chosen[0] if chosen else settings.methods[0]
+
+
+def _synthetic(name: str, settings: Settings) -> bool:
+    """Whether a method of the settings, or what a variant of them varies, makes images; others choose real ones."""
+    return METHODS[settings.variant(name).method].optimises
 
 
 def headline(summary: list[dict[str, Any]], images: int, train: int | None, settings: Settings) -> dict[str, Any]:
@@ -184,10 +189,11 @@ def headline(summary: list[dict[str, Any]], images: int, train: int | None, sett
     line = next((s for s in own if s["share_of_full"] is not None), own[0])
     full = full_accuracy(summary, encoder, line["protocol"])
     share = line["share_of_full"] if method != "full" else None
+    synthetic = _synthetic(method, settings)
     return {
-        "sentence": _sentence(images, not selects(method), line["top1"]["mean"], share, train),
+        "sentence": _sentence(images, synthetic, line["top1"]["mean"], share, train),
         "method": method,
-        "synthetic": not selects(method),
+        "synthetic": synthetic,
         "images": images,
         "train_images": train,
         "top1": line["top1"],

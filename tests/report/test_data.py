@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from clpdd.config.loading import parse_settings
 from clpdd.config.settings import Settings
 from clpdd.report.clocks import git_revision
-from clpdd.report.data import KEYS, gather, read_sources
+from clpdd.report.data import KEYS, gather, main_method, read_sources
 from clpdd.report.transfer import heat_maps
 from clpdd.stages.report import write_report
 from clpdd.storage.layout import Layout
@@ -47,6 +48,17 @@ def test_full_data_bound_is_the_logistic_probe_for_sgd_and_the_ridge_probe_for_c
     for line in facts["summary"]:
         bound = bounds["logistic" if line["protocol"] == "sgd" else line["protocol"]]
         assert line["share_of_full"] == pytest.approx(100 * line["top1"]["mean"] / bound, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("methods", "chosen"),
+    [(["neighbor", "nearest", "lgm", "clp"], "lgm"), (["nearest", "full"], "nearest"), (["full"], "full")],
+)
+def test_the_page_is_about_the_first_method_that_makes_images_else_that_selects(
+    methods: list[str], chosen: str
+) -> None:
+    settings = parse_settings({"methods": methods, "variants": {"nearest": {"method": "neighbor"}}})
+    assert main_method(settings) == chosen
 
 
 def test_headline_says_the_result_in_words(plain: tuple[Layout, Settings], tmp_path: Path) -> None:
