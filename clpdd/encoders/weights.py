@@ -12,7 +12,7 @@ import safetensors
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..errors import ArtifactError
+from ..errors import ArtifactError, first_few
 from .conversion import conversion_of
 from .weight_names import PREFIXES, renamed, shared_prefixes
 
@@ -195,4 +195,4 @@ def _prefixes(state: _State) -> list[str]:
 
 
 def _count(what: str, keys: list[str]) -> str:
-    return f"{len(keys)} {what}" + (f" ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})" if keys else "")
+    return f"{len(keys)} {what}" + (f" ({first_few(keys)})" if keys else "")

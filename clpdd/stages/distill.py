@@ -83,7 +83,7 @@ def distill(
         Preempted, NumericalError, ResourceError, BusyError: see ``clpdd.errors``.
     """
     method, entry, settings, ranks = load_method(variant.method), METHODS[variant.method], variant.settings, run.ranks
-    if METHODS[variant.method].images:
+    if entry.images:
         encoder.require_square(f"the method {variant.name}")
     opened = _open_inputs(data, encoder)
     per_class = settings.per_class(opened.index.class_names)  # refuses names that are no classes

@@ -1,4 +1,4 @@
-"""The stage: which pieces of work there are, what of them is done, and the files they end in."""
+"""The evaluation stage: which pieces of work there are, what of them is done, and the files they end in."""
 
 from __future__ import annotations
 
