@@ -121,7 +121,7 @@ def push_outputs(root: Path) -> None:
 )
 def pipeline(
     targets: Names = [],  # noqa: B006  (Prefect shows the default in its form; it is never changed)
-    settings: Names = [],  # noqa: B006
+    settings: Names = [],  # noqa: B006  (likewise)
     parallel: Limit = 2,
     push: bool = False,
     upstream: bool = True,

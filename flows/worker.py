@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from clpdd.cli.arguments import whole_number
 from flows.environment import ROOT

@@ -77,7 +77,7 @@ def scaling(shapes: Sequence[tuple[Shape, Workload]], repeats: int) -> Section:
     section = Section("Scaling over classes", ["shape", "milliseconds a step", "step / bare passes"])
     for shape, problem in shapes:
         numbers = iter(range(1_000_000))
-        whole, bare = seconds([lambda: take(problem, next(numbers)), problem.bare], problem.device, repeats)  # noqa: B023
+        whole, bare = seconds([lambda: take(problem, next(numbers)), problem.bare], problem.device, repeats)  # noqa: B023  (called at once)
         section.add(_name(shape), 1e3 * whole, whole / bare)
     return section
 
@@ -109,7 +109,7 @@ def _watched(problem: Workload, watch: Stopwatch, number: int) -> None:
         problem.images.update(chunk, gradients)
         watch.enter("other")
 
-    step(encode, images, views, scored, problem.batch, update, problem.plan.kept)  # type: ignore[arg-type]
+    step(encode, images, views, scored, problem.batch, update, problem.plan.kept)  # type: ignore[arg-type]  # watched ones stand in
     watch.stop()
 
 

@@ -111,7 +111,7 @@ def test_the_same_file_may_change_and_a_file_of_equal_settings_goes_on(home: Pat
     settings("p0.yaml", seed=5)
     assert run(first, "index") == 0
     assert run(settings("copy.yaml", seed=5, runtime={"threads": 2, "workers": 0}), "index") == 0
-    (home / "d/work/settings/index.json").write_text("{")  # a note that cannot be read holds nobody up
+    (home / "d" / "work" / "settings" / "index.json").write_text("{")  # a note that cannot be read holds nobody up
     assert run(settings("p1.yaml", seed=6), "index") == 0
 
 

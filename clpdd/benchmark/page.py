@@ -98,7 +98,7 @@ def _size(ipc: int, rows: Rows) -> dict[str, Any]:
         for (protocol, views), own in _split(rows, "protocol", "views").items()
         if any(row["step"] is not None for row in own)
     ]
-    last = {key: readings.ends(rows, lambda row, key=key: row[key]) for key in _COSTS}  # type: ignore[misc]
+    last = {key: readings.ends(rows, lambda row, key=key: row[key]) for key in _COSTS}  # type: ignore[misc]  # mypy types no lambda with a default
     bounds = {(j["protocol"], j["views"]): j["ends"] for j in judged}
     lines = [
         {"name": name, "colour": colours.get(name)}

@@ -75,7 +75,8 @@ def read_track(folder: Path) -> list[Snapshot]:
         try:
             with safe_open(path, "pt") as file:
                 facts = json.loads(file.metadata()["snapshot"])
-                found.append(Snapshot(**{name: file.get_tensor(name) for name in file.keys()}, **facts))  # noqa: SIM118
+                names = file.keys()
+                found.append(Snapshot(**{name: file.get_tensor(name) for name in names}, **facts))
         except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"{path} is damaged ({error}): delete {folder.parent} and start again") from error
     return found

@@ -75,7 +75,7 @@ class IndexWriter:
         record = canonical_json({**metadata, **facts, "format": FORMAT, "split": split}).encode()
         self._schema = SCHEMA.with_metadata({_KEY: record})
         # A Python file, since its errors keep their errno on the way through Arrow.
-        self._file = open(path, "xb")  # noqa: SIM115
+        self._file = open(path, "xb")  # noqa: SIM115  (closed by __exit__)
         self._writer = pq.ParquetWriter(
             self._file,
             self._schema,

@@ -90,7 +90,7 @@ def _model(encoder: Encoder, precision: str) -> tuple[Encoder, torch.dtype]:
 def _call(
     model: Callable[[Tensor], Tensor], dtype: torch.dtype, device: torch.device | None = None
 ) -> Callable[[Tensor], Tensor]:
-    kind = (device or model.mean.device).type  # type: ignore[attr-defined]
+    kind = (device or model.mean.device).type  # type: ignore[attr-defined]  # an encoder, where no device is given
 
     def call(images: Tensor) -> Tensor:
         with torch.autocast(kind, dtype, enabled=dtype != torch.float32):

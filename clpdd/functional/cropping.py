@@ -17,6 +17,7 @@ from torch import Tensor
 __all__ = ["crop"]
 
 
+# Triton compiles arguments of any type: the annotations that `no-untyped-def` misses would say nothing.
 @triton.jit
 def _position(start, extent, index, size_in, size_out):  # type: ignore[no-untyped-def]
     return (start + extent * ((index + 0.5) / size_out)) * size_in - 0.5

@@ -124,4 +124,4 @@ def _minimise(
             bias.grad += residual.sum(0)
         return loss
 
-    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    optimiser.step(closure)  # type: ignore[no-untyped-call]  # torch has not annotated it

@@ -20,7 +20,7 @@ _LARGEST = 1 << 30  # bytes of one member read into memory
 @contextlib.contextmanager
 def _opened(path: Path, mode: str) -> Iterator[tarfile.TarFile]:
     try:
-        with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+        with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]  # overloads take literal modes alone
             yield archive
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
         raise DataError(f"{path} is damaged or cut short ({error}): download it again") from error

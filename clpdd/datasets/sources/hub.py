@@ -217,7 +217,7 @@ def _accepted(kind: type) -> set[str]:
     """Names of the arguments that a class takes, those it hands on to its bases too."""
     names: set[str] = set()
     for base in _own_bases(kind):
-        parameters = inspect.signature(base.__init__).parameters  # type: ignore[misc]
+        parameters = inspect.signature(base.__init__).parameters  # type: ignore[misc]  # of this class itself
         names |= parameters.keys()
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
             break
