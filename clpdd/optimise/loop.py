@@ -11,15 +11,12 @@ import math
 import signal
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from ..distilled.dataset import DistilledSet, grid, png_bytes
+from ..distilled.dataset import DistilledSet
 from ..errors import NumericalError, Preempted
 from ..functional.image_gradient import StepResult
 from ..functional.targets import Targets
@@ -27,9 +24,9 @@ from ..runtime.machine import explain_memory_errors
 from ..runtime.preemption import StopRequest
 from ..runtime.progress import Progress
 from ..storage.checkpoint import Checkpoint, load_latest
-from ..storage.files import sha256_bytes, sha256_file, write_bytes
 from .context import Context, Snapshot
 from .images import ImageState, StateChunk, state_home
+from .kept import Best, Previews
 from .parameterisation import Parameterisation, pyramid_resolutions
 from .saving import Saver
 from .sharding import scatter_state
@@ -99,8 +96,8 @@ class _Loop:
         self.seconds = 0.0  # of the steps alone, over all attempts
         self.losses: list[float] = []
         self.scores: list[tuple[int, float]] = []
-        self.best: tuple[int, float, Tensor, Tensor | None] | None = None  # step, score, images, soft labels
-        self.previews: dict[str, str] = {}  # file name -> SHA-256
+        self.best: Best | None = None
+        self.previews = Previews(context.work / "frames")
         start = self._start_images()
         self.images = ImageState(self._parameterisation(start))
         problem.promised, problem.carried = self.images.on_device, self.images.carried
@@ -211,8 +208,10 @@ class _Loop:
             own = self.images.pictures()
             score = self.problem.validate(own)
             self.scores.append((self.step, score))
-            if self.best is None or score > self.best[1] or self.settings.keep == "last":
-                self.best = (self.step, score, self._collect(own), self._soft_labels())
+            if self.best is None or score > self.best.score or self.settings.keep == "last":
+                self.best = Best(
+                    step=self.step, score=score, images=self._collect(own), soft_labels=self._soft_labels()
+                )
             self._tell(self.step)
         if last or self.step % self.settings.preview_every == 0:
             self._preview()
@@ -238,15 +237,8 @@ class _Loop:
 
     def _preview(self) -> None:
         pictures = self._collect(self.images.pictures())
-        if not self.ranks.is_main:
-            return
-        sheet, name = png_bytes(grid(pictures)), f"{self.step:09d}.png"
-        write_bytes(self._frames / name, sheet)
-        self.previews[name] = sha256_bytes(sheet)
-
-    @property
-    def _frames(self) -> Path:
-        return self.context.work / "frames"
+        if self.ranks.is_main:
+            self.previews.add(self.step, pictures)
 
     # -- state -----------------------------------------------------------------------------------------------------
 
@@ -256,12 +248,11 @@ class _Loop:
         if not self.ranks.is_main:
             return
         values: dict[str, Any] = {"updates": self.images.updates, "losses": [*self.losses], "scores": [*self.scores]}
-        values |= {"seconds": self.seconds, "previews": {**self.previews}}
+        values |= {"seconds": self.seconds, "previews": {**self.previews.digests}}
         lasting: dict[str, Tensor] = {}
         if self.best is not None:
-            values["best"] = list(self.best[:2])
-            kept = zip(("best", "best.labels"), self.best[2:], strict=True)
-            lasting |= {name: tensor for name, tensor in kept if tensor is not None}
+            values["best"] = self.best.values
+            lasting |= self.best.tensors
         if self.ranks.size > 1:  # what was collected is a copy already
             lasting, images = lasting | images, {}
         saver.save(self.step, images | self.problem.targets.tensors(), lasting, values)
@@ -275,13 +266,12 @@ class _Loop:
             return
         saved = checkpoint.tensors if checkpoint else {}
         tensors = scatter_state(self.ranks, saved, shared="labels.")
-        self.previews, self.losses, self.seconds = values["previews"], values["losses"], values["seconds"]
+        self.previews.digests, self.losses, self.seconds = values["previews"], values["losses"], values["seconds"]
         self.scores = [(step, score) for step, score in values["scores"]]
         self.images.restore(tensors, values["updates"])
         self.problem.targets.restore(tensors)
         if "best" in tensors:
-            kept = saved if self.ranks.is_main else tensors
-            self.best = (*values["best"], kept["best"], kept.get("best.labels"))
+            self.best = Best.restored(values["best"], saved if self.ranks.is_main else tensors)
         if self.ranks.is_main:
             log.info("continuing at step %d of %d", self.step, self.settings.steps)
         for step, _ in self.scores:
@@ -290,20 +280,12 @@ class _Loop:
     def _checkpoint(self) -> Checkpoint | None:
         """The newest one that can be continued."""
         found = load_latest(self.context.work / "checkpoints")
-        return found if found is not None and self._previews_whole(found.values["previews"]) else None
-
-    def _previews_whole(self, previews: dict[str, str]) -> bool:
-        """They become the timelapse, so a damaged one costs a new start rather than a wrong result."""
-        for name, digest in previews.items():
-            path = self._frames / name
-            if not path.is_file() or sha256_file(path) != digest:
-                log.warning("preview %s is missing or was altered: starting again at step 0", path)
-                return False
-        return True
+        if found is None or not self.previews.are_whole(found.values["previews"]):
+            return None  # they become the timelapse: a damaged one costs a new start rather than a wrong result
+        return found
 
     def result(self) -> DistilledSet:
         assert self.best is not None  # the last step always validates
-        step, score, images, soft = self.best
         curves = {
             "loss": [[i + 1, loss] for i, loss in enumerate(self.losses)],
             "validation_top1": [[at, value] for at, value in self.scores],
@@ -312,12 +294,17 @@ class _Loop:
         total = self.settings.steps
         passes = {"forward": forward * total, "backward": backward * total}
         record = self.context.record | {"encoder_images": passes}
-        record |= {"curves": curves, "kept_step": step, "validation_top1": score}
+        record |= {"curves": curves, "kept_step": self.best.step, "validation_top1": self.best.score}
         names = self.context.index.class_names
         if not self.ranks.is_main:
             own = self.context.rows
-            return DistilledSet(images, self.context.labels[own.start : own.stop], names, record)
-        frames = [np.asarray(Image.open(self._frames / name).convert("RGB")) for name in sorted(self.previews)]
+            return DistilledSet(self.best.images, self.context.labels[own.start : own.stop], names, record)
         return DistilledSet(
-            images, self.context.labels, names, record, start=self.start, frames=frames, soft_labels=soft
+            self.best.images,
+            self.context.labels,
+            names,
+            record,
+            start=self.start,
+            frames=self.previews.frames(),
+            soft_labels=self.best.soft_labels,
         )
