@@ -11,7 +11,7 @@ __all__ = ["train"]
 
 def train(subject: Subject, views: str) -> Trained:
     """One probe, by ``probe.logistic.fit_logistic``; there are no images, so ``views`` is always ``clean``."""
-    bench, device = subject.bench, subject.bench.encoder.mean.device
+    bench, device = subject.bench, subject.bench.encoder.device
     train, validation = (
         (store.features().to(device), store.labels.to(device)) for store in (bench.train, bench.validation)
     )
