@@ -21,6 +21,7 @@ __all__ = [
     "SingularError",
     "first_few",
     "first_line",
+    "one_line",
     "remedied",
 ]
 
@@ -85,6 +86,15 @@ def first_few(names: Sequence[str], most: int = 3) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of an error's message that is not blank; the name of its type where there is none."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def one_line(error: BaseException, most: int = 300) -> str:
+    """All that an error says, on one line of at most ``most`` characters; the name of its type where it says nothing.
+
+    For errors whose first line says only that there are others, as torch's of weights that do not fit.
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    return (text if len(text) <= most else text[: most - 3] + "...").rstrip(".")
 
 
 @contextlib.contextmanager

@@ -44,7 +44,7 @@ def _rates(encoder: Encoder, count: int) -> tuple[float, float]:
     pixels = torch.randint(256, (settings.batch_size, 3, encoder.size, encoder.size), dtype=torch.uint8)
 
     def bare() -> float:
-        (spent,) = seconds([lambda: encode(encoder, pixels, len(pixels), settings.precision)], encoder.mean.device, 5)
+        (spent,) = seconds([lambda: encode(encoder, pixels, len(pixels), settings.precision)], encoder.device, 5)
         return len(pixels) / spent
 
     with tempfile.TemporaryDirectory() as folder:

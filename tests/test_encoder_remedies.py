@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import save_file
 from timm.models._hub import save_for_hf
 
-from clpdd.catalogue.elsewhere import MODELS, elsewhere
+from clpdd.catalogue.elsewhere import MODELS, Elsewhere, elsewhere
 from clpdd.catalogue.encoders import KNOWN_ENCODERS
 from clpdd.cli.cost import encoder_pass
 from clpdd.cli.dry_run import dry_run
@@ -165,6 +165,8 @@ def test_a_model_without_weights_passes_with_a_file(tmp_path: Path) -> None:
         ("moco_v3", "mocov3"),
         ("dino_vitb16", "vit_base_patch16_224.dino"),
         ("ViT-L-14", "vit_large_patch14_clip_224.openai"),
+        ("clip_vitb", "vit_base_patch32_clip_224.openai"),
+        ("OpenAI/CLIP-ViT-Base-Patch16", "clip"),
     ],
 )
 def test_names_of_other_libraries_are_answered_with_ours(name: str, here: str) -> None:
@@ -174,6 +176,12 @@ def test_names_of_other_libraries_are_answered_with_ours(name: str, here: str) -
     if not name.startswith("hf-hub:"):
         with pytest.raises(SettingsError, match=f"calls so what is {re.escape(here)} here: write {re.escape(here)}"):
             load_encoder(name, device="cpu")
+
+
+def test_a_name_of_another_library_means_one_model() -> None:
+    for where, models in MODELS.items():
+        for here, theirs in models.items():
+            assert {elsewhere(there) for there in theirs} <= {Elsewhere(here, library) for library in MODELS}, where
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clpdd.errors import first_few, first_line
+from clpdd.errors import first_few, first_line, one_line
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,12 @@ def test_names_beyond_the_first_few_are_hinted_at() -> None:
         "x, ...",
     )
     assert first_few([]) == ""
+
+
+def test_all_that_an_error_says_fits_on_one_line() -> None:
+    assert (
+        one_line(RuntimeError("Error(s) in loading:\n\tsize mismatch for fc."))
+        == "Error(s) in loading: size mismatch for fc"
+    )
+    assert one_line(ValueError("x" * 20), most=10) == "xxxxxxx"
+    assert one_line(KeyError()) == "KeyError"

@@ -105,7 +105,7 @@ class _Runner:
         self.data = project.training(encoder)
         self.options = project.encoder_arguments(encoder)
         self.bench = open_bench(encoder, evaluation_data(project.layout, encoder, project.encoder(encoder)), judge)
-        self.machine = describe_machine(self.bench.encoder.mean.device)
+        self.machine = describe_machine(self.bench.encoder.device)
         self.index = Index.open(self.data.index)
         self.inputs = {
             "index": self.index.digest,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 __all__ = ["MODELS", "Elsewhere", "elsewhere"]
@@ -39,27 +40,21 @@ MODELS: dict[str, dict[str, tuple[str, ...]]] = {
         "vit_small_patch8_224.dino": ("dino_vits8",),
     },
     "transformers": {
-        "clip": ("openai/clip-vit-base-patch16", "clip-vit-base-patch16"),
-        "vit_large_patch14_clip_224.openai": ("openai/clip-vit-large-patch14", "clip-vit-large-patch14"),
-        "dinov2": ("facebook/dinov2-base", "dinov2-base"),
-        "vit_small_patch14_dinov2.lvd142m": ("facebook/dinov2-small", "dinov2-small"),
-        "vit_large_patch14_dinov2.lvd142m": ("facebook/dinov2-large", "dinov2-large"),
-        "vit_giant_patch14_dinov2.lvd142m": ("facebook/dinov2-giant", "dinov2-giant"),
-        "vit_base_patch14_reg4_dinov2.lvd142m": (
-            "facebook/dinov2-with-registers-base",
-            "dinov2-with-registers-base",
-        ),
-        "dinov3": ("facebook/dinov3-vitb16-pretrain-lvd1689m", "dinov3-vitb16-pretrain-lvd1689m"),
-        "vit_small_patch16_dinov3.lvd1689m": (
-            "facebook/dinov3-vits16-pretrain-lvd1689m",
-            "dinov3-vits16-pretrain-lvd1689m",
-        ),
-        "mae": ("facebook/vit-mae-base", "vit-mae-base"),
-        "siglip2": ("google/siglip2-base-patch16-224", "siglip2-base-patch16-224"),
-        "vit_base_patch16_siglip_224.webli": ("google/siglip-base-patch16-224", "siglip-base-patch16-224"),
-        "vit_base_patch16_224.dino": ("facebook/dino-vitb16", "dino-vitb16"),
-        "vit_small_patch16_224.dino": ("facebook/dino-vits16", "dino-vits16"),
-        "vit_base_patch16_224.augreg2_in21k_ft_in1k": ("google/vit-base-patch16-224", "vit-base-patch16-224"),
+        "clip": ("clip-vit-base-patch16",),
+        "vit_large_patch14_clip_224.openai": ("clip-vit-large-patch14",),
+        "dinov2": ("dinov2-base",),
+        "vit_small_patch14_dinov2.lvd142m": ("dinov2-small",),
+        "vit_large_patch14_dinov2.lvd142m": ("dinov2-large",),
+        "vit_giant_patch14_dinov2.lvd142m": ("dinov2-giant",),
+        "vit_base_patch14_reg4_dinov2.lvd142m": ("dinov2-with-registers-base",),
+        "dinov3": ("dinov3-vitb16-pretrain-lvd1689m",),
+        "vit_small_patch16_dinov3.lvd1689m": ("dinov3-vits16-pretrain-lvd1689m",),
+        "mae": ("vit-mae-base",),
+        "siglip2": ("siglip2-base-patch16-224",),
+        "vit_base_patch16_siglip_224.webli": ("siglip-base-patch16-224",),
+        "vit_base_patch16_224.dino": ("dino-vitb16",),
+        "vit_small_patch16_224.dino": ("dino-vits16",),
+        "vit_base_patch16_224.augreg2_in21k_ft_in1k": ("vit-base-patch16-224",),
     },
     "open_clip": {
         "clip": ("ViT-B-16", "ViT-B/16", "ViT-B-16-quickgelu", "clip_vitb16", "clip_vit_b16"),
@@ -72,14 +67,17 @@ MODELS: dict[str, dict[str, tuple[str, ...]]] = {
         "mae": ("mae_vit_base_patch16", "mae_vit_base_patch16_dec512d8b"),
         "mocov3": ("moco_v3", "moco-v3", "moco_vit_base", "mocov3_vitb16", "moco_v3_vitb16"),
         "eva02": ("eva02_vitb14", "eva02_base_patch14_xattn_fusedLN_SwiGLU_preln_RoPE"),
-        "clip": ("clip_vitb", "CLIP-ViT-B/16"),
+        "clip": ("CLIP-ViT-B/16",),
+        "vit_base_patch32_clip_224.openai": ("clip_vitb",),  # LGM's: its code means ViT-B/32 by it
     },
 }
-"""Library -> what a model is called here -> what it is called there."""
+"""Library -> what a model is called here -> what it is called there, on the hub without its owner."""
+
+_OWNER = re.compile("^(facebook|google|openai)/")
 
 
 def elsewhere(name: str) -> Elsewhere | None:
-    """What a model is called here that other libraries call ``name``, in whatever case and with ``hf-hub:`` or not."""
+    """What a model is called here that other libraries call ``name``, in any case, with or without its owner."""
     wanted = _bare(name)
     for where, models in MODELS.items():
         for here, theirs in models.items():
@@ -89,4 +87,4 @@ def elsewhere(name: str) -> Elsewhere | None:
 
 
 def _bare(name: str) -> str:
-    return name.removeprefix("hf-hub:").lower().replace("_", "-")
+    return _OWNER.sub("", name.removeprefix("hf-hub:").lower()).replace("_", "-")

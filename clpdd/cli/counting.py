@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..catalogue.passes import Pass
-from ..encoders.building import REFUSALS, said
+from ..encoders.building import REFUSALS
 from ..encoders.names import check_architecture
 from ..encoders.shapes import input_shape
-from ..errors import SettingsError
+from ..errors import SettingsError, one_line
 
 __all__ = ["count_pass"]
 
@@ -30,7 +30,7 @@ def count_pass(architecture: str, image_size: int | None = None) -> Pass:
         except REFUSALS as error:
             refused = refused or error
     assert refused is not None
-    raise SettingsError(f"{architecture} cannot be used at image size {image_size}: {said(refused)}") from refused
+    raise SettingsError(f"{architecture} cannot be used at image size {image_size}: {one_line(refused)}") from refused
 
 
 def _counted(architecture: str, arguments: dict[str, Any], image_size: int | None, device: str) -> Pass:

@@ -127,7 +127,7 @@ def _counted(settings: Settings, tell: Callable[[str], object]) -> Size | None:
 
 def _speed(encoder: Encoder, macs: float) -> tuple[float, int]:
     """Images a second, and the batch: on a CPU as many as one image of a ViT-B takes, 64 on a device."""
-    batch = max(1, min(64, int(17e9 / macs))) if encoder.mean.device.type == "cpu" else 64
+    batch = max(1, min(64, int(17e9 / macs))) if encoder.device.type == "cpu" else 64
     images = torch.rand(batch, 3, *encoder.shape)
     encode(encoder, images, precision="auto")
     begun, passes = time.perf_counter(), 0

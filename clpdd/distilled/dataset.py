@@ -18,13 +18,13 @@ from torch import Tensor
 from ..errors import ArtifactError
 from ..runtime.notebook import ShownImages
 from ..storage.files import explain_os_errors, remove, write_bytes, write_json
-from .reading import FORMAT, image_paths, read_set
+from .reading import FORMAT, Described, image_paths, read_set
 
 __all__ = ["DistilledSet", "card", "grid", "parquet_bytes", "png_bytes"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class DistilledSet(ShownImages):
+class DistilledSet(ShownImages, Described):
     """Labelled synthetic (or chosen real) images with the record of how they came to be.
 
     Attributes:
@@ -75,19 +75,9 @@ class DistilledSet(ShownImages):
         return len(self.images)
 
     @property
-    def classes(self) -> int:
-        """Number of classes ``C``."""
-        return len(self.class_names)
-
-    @property
     def targets(self) -> Tensor:
         """What probes are trained on: soft labels ``(n, C)`` where there are any, else the labels ``(n,)``."""
         return self.labels if self.soft_labels is None else self.soft_labels
-
-    @property
-    def method(self) -> str:
-        """Name of the method that made it."""
-        return str(self.info.get("method", "unknown"))
 
     @property
     def name(self) -> str:

@@ -20,14 +20,31 @@ from ..datasets.decode import decode_image
 from ..errors import ArtifactError, DataError
 from ..storage.files import read_json
 
-__all__ = ["FORMAT", "StoredSet", "image_paths", "read_set"]
+__all__ = ["FORMAT", "Described", "StoredSet", "image_paths", "read_set"]
 
 FORMAT = 1
 _MAX_PIXELS = 4096 * 4096
 
 
+class Described:
+    """What a set's class names and record tell, whatever its images are kept in."""
+
+    class_names: list[str]
+    info: dict[str, Any]
+
+    @property
+    def classes(self) -> int:
+        """Number of classes ``C``."""
+        return len(self.class_names)
+
+    @property
+    def method(self) -> str:
+        """Name of the method that made it."""
+        return str(self.info.get("method", "unknown"))
+
+
 @dataclass(frozen=True, eq=False)
-class StoredSet:
+class StoredSet(Described):
     """What ``clpdd.distilled.dataset.DistilledSet`` is made of; the names mean the same there.
 
     Attributes:
@@ -47,16 +64,6 @@ class StoredSet:
 
     def __len__(self) -> int:
         return len(self.images)
-
-    @property
-    def classes(self) -> int:
-        """Number of classes ``C``."""
-        return len(self.class_names)
-
-    @property
-    def method(self) -> str:
-        """Name of the method that made it."""
-        return str(self.info.get("method", "unknown"))
 
     @cached_property
     def first_draw(self) -> StoredSet:

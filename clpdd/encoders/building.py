@@ -11,23 +11,17 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ..errors import ArtifactError, SettingsError
+from ..errors import ArtifactError, SettingsError, one_line
 from .conversion import unloaded
 from .encoder import Encoder
 from .names import SOURCES, own_module
 from .shapes import input_shape
 from .weights import fit, read_weights
 
-__all__ = ["REFUSALS", "Blueprint", "channels_last", "encoder_of", "said", "settle"]
+__all__ = ["REFUSALS", "Blueprint", "channels_last", "encoder_of", "settle"]
 
 REFUSALS = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError, ArithmeticError)
 """What timm's models raise at inputs and arguments that they are not made for."""
-
-
-def said(error: BaseException) -> str:
-    """What an error says, on one line, at most 300 characters; its kind where it says nothing."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return (text if len(text) <= 300 else text[:297] + "...").rstrip(".")
 
 
 @dataclass(frozen=True)
@@ -102,7 +96,7 @@ class Blueprint:
         except (TypeError, AssertionError, AttributeError) as error:
             raise SettingsError(
                 f"encoder {self.name!r}: timm cannot build {self.architecture} with the arguments "
-                f"{dict(self.arguments)} ({said(error)})"
+                f"{dict(self.arguments)} ({one_line(error)})"
             ) from error
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             raise self._unavailable(error) from error
@@ -141,16 +135,16 @@ class Blueprint:
         if self.architecture.startswith("local-dir:"):
             folder = self.architecture.removeprefix("local-dir:")
             return ArtifactError(
-                f"encoder {self.name!r}: no model can be read from {folder} ({said(error)}). It must hold config.json "
-                f"and model.safetensors, as timm's models are saved with"
+                f"encoder {self.name!r}: no model can be read from {folder} ({one_line(error)}). It must hold "
+                f"config.json and model.safetensors, as timm's models are saved with"
             )
         if self.architecture.startswith(SOURCES):
             return self._unreachable(error)
         key = self.name if _plain(self.name) else "mine"
         model = "" if key == self.architecture else f"model: {self.architecture}, "
         return ArtifactError(
-            f"the pre-trained weights of {self.name!r} cannot be had ({said(error)}). Without a connection, download "
-            f"the .safetensors file of {self.architecture} elsewhere and set "
+            f"the pre-trained weights of {self.name!r} cannot be had ({one_line(error)}). Without a connection, "
+            f"download the .safetensors file of {self.architecture} elsewhere and set "
             f"encoder_options: {{{key}: {{{model}weights: path/to/file.safetensors}}}}"
         )
 
@@ -170,7 +164,7 @@ class Blueprint:
                 f"weights: {weights}}}}}"
             )
         return ArtifactError(
-            f"{self.architecture!r}, the model of encoder {self.name!r}, cannot be had ({said(error)}). Without a "
+            f"{self.architecture!r}, the model of encoder {self.name!r}, cannot be had ({one_line(error)}). Without a "
             f"connection, {remedy}"
         )
 

@@ -56,13 +56,13 @@ def compiled_call(encoder: Encoder, precision: str = "auto") -> Callable[[Tensor
     The first passes of a shape take long; a failure is a ``SettingsError``.
     """
     model, dtype = _model(encoder, precision)
-    if encoder.mean.device.type == "cuda":
+    if encoder.device.type == "cuda":
         model = copy.deepcopy(model)
         for part in regions(model):
             part.compile(dynamic=False)
         call = _call(model, dtype)
     else:
-        call = _call(torch.compile(model), dtype, encoder.mean.device)
+        call = _call(torch.compile(model), dtype, encoder.device)
 
     def guarded(images: Tensor) -> Tensor:
         try:
@@ -80,7 +80,7 @@ def compiled_call(encoder: Encoder, precision: str = "auto") -> Callable[[Tensor
 
 def _model(encoder: Encoder, precision: str) -> tuple[Encoder, torch.dtype]:
     """What computes, and the dtype of the autocast around it: float32 is none."""
-    device = encoder.mean.device
+    device = encoder.device
     dtype = resolve_precision(precision, device)
     if device.type == "cuda" and dtype == torch.bfloat16 and (made := lowered(encoder)) is not None:
         return made, torch.float32
@@ -90,7 +90,7 @@ def _model(encoder: Encoder, precision: str) -> tuple[Encoder, torch.dtype]:
 def _call(
     model: Callable[[Tensor], Tensor], dtype: torch.dtype, device: torch.device | None = None
 ) -> Callable[[Tensor], Tensor]:
-    kind = (device or model.mean.device).type  # type: ignore[attr-defined]  # an encoder, where no device is given
+    kind = (device or model.device).type  # type: ignore[attr-defined]  # an encoder, where no device is given
 
     def call(images: Tensor) -> Tensor:
         with torch.autocast(kind, dtype, enabled=dtype != torch.float32):
@@ -117,7 +117,7 @@ def encode(encoder: Encoder, images: Tensor, batch: int = 256, precision: str = 
 
     ``precision`` is that of the encoder, as in ``encoder_call``.
     """
-    device, call = encoder.mean.device, encoder_call(encoder, precision)
+    device, call = encoder.device, encoder_call(encoder, precision)
     parts = []
     for part in images.split(batch):
         part = part.to(device)
@@ -127,7 +127,7 @@ def encode(encoder: Encoder, images: Tensor, batch: int = 256, precision: str = 
 
 def pass_through(encoder: Encoder, precision: str = "auto") -> None:
     """One view forwards and backwards."""
-    image = torch.full((1, 3, encoder.size, encoder.size), 0.5, device=encoder.mean.device, requires_grad=True)
+    image = torch.full((1, 3, encoder.size, encoder.size), 0.5, device=encoder.device, requires_grad=True)
     torch.autograd.grad(encoder_call(encoder, precision)(image).sum(), image)
 
 
@@ -150,7 +150,7 @@ def batch_that_fits(encoder: Encoder, precision: str = "auto") -> int:
 
     What one image more keeps for the backward pass decides; ``clpdd.optimise.passes`` plans for CUDA devices.
     """
-    device, size = encoder.mean.device, encoder.size
+    device, size = encoder.device, encoder.size
     encode = encoder_call(encoder, precision)
     one, two = (saved_bytes(encode, torch.full((count, 3, size, size), 0.5, device=device)) for count in (1, 2))
     per_view = max(two - one, 0) * _WORKING_SPACE + _PIXEL_COPIES * 3 * size * size * 4

@@ -141,6 +141,11 @@ class Encoder(nn.Module):
         return WHOLE
 
     @property
+    def device(self) -> torch.device:
+        """Where its weights lie and images are to be sent."""
+        return self.mean.device
+
+    @property
     def square(self) -> bool:
         """Whether the input is as high as wide."""
         return self.shape[0] == self.shape[1]

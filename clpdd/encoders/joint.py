@@ -36,7 +36,7 @@ class JointEncoder(Encoder):
         _check(name, members, weights)
         super().__init__(name, _SideBySide(members, weights), max(member.size for member in members.values()))
         self.border = _largest(members).border  # timm takes the colour from the mean, which is the members' own here
-        self.to(next(iter(members.values())).mean.device)
+        self.to(next(iter(members.values())).device)
 
     model: _SideBySide
 

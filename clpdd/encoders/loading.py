@@ -10,9 +10,9 @@ import timm
 import torch
 
 from ..catalogue.encoders import KNOWN_ENCODERS
-from ..errors import ResourceError, SettingsError
+from ..errors import ResourceError, SettingsError, one_line
 from ..runtime.machine import explain_memory_errors, is_memory_error
-from .building import REFUSALS, Blueprint, encoder_of, said, settle
+from .building import REFUSALS, Blueprint, encoder_of, settle
 from .coverage import patch_step
 from .encoder import Encoder, FeaturesError
 from .joint import JointEncoder
@@ -171,11 +171,11 @@ def _unusable(blueprint: Blueprint, shape: tuple[int, int], step: int, error: Ex
     if isinstance(error, FeaturesError):
         return SettingsError(f"{who} cannot be used: {error}")
     if blueprint.image_size is None:
-        return SettingsError(f"{who} cannot be used at its own image size, {shape[0]} x {shape[1]}: {said(error)}")
+        return SettingsError(f"{who} cannot be used at its own image size, {shape[0]} x {shape[1]}: {one_line(error)}")
     key = f"encoder_options.{blueprint.name}.image_size"
     nearest = nearest_whole(blueprint, step, 2)
     remedy = f"Set {key} to {' or '.join(nearest)}, or leave it out" if nearest else f"Leave {key} out"
     return SettingsError(
-        f"{who} cannot be used at image size {blueprint.image_size} with its weights: {said(error)}. {remedy} to take "
-        f"the model's own"
+        f"{who} cannot be used at image size {blueprint.image_size} with its weights: {one_line(error)}. {remedy} to "
+        f"take the model's own"
     )

@@ -43,7 +43,7 @@ def lowered(encoder: Encoder) -> Encoder | None:
 
 @torch.no_grad()
 def _lowered(encoder: Encoder) -> Encoder | None:
-    device = encoder.mean.device
+    device = encoder.device
     images = torch.rand(2, 3, *encoder.shape, generator=torch.Generator().manual_seed(0)).to(device)
     exact = encoder(images)
     with torch.autocast(device.type, torch.bfloat16):

@@ -23,7 +23,7 @@ _PATCH = 8  # pixels from patch to patch, from which on nothing may be cut off: 
 @torch.no_grad()
 def sight(encoder: Encoder) -> Coverage:
     """What of an encoder's input is seen at all: see ``coverage``."""
-    return coverage(lambda images: encoder(images.to(encoder.mean.device)).cpu(), encoder.shape)
+    return coverage(lambda images: encoder(images.to(encoder.device)).cpu(), encoder.shape)
 
 
 def require_sight(encoder: Encoder, blueprint: Blueprint) -> None:

@@ -24,7 +24,7 @@ def measured(file: Path, protocol: ViewedProtocol, subject: Subject) -> Iterator
     ``seconds`` is what the piece takes when it is run alone; of these, ``shared_seconds`` were spent on encoding by
     another piece before and are not spent again.
     """
-    device = subject.bench.encoder.mean.device
+    device = subject.bench.encoder.device
     _reset_peak(device)
     subject.borrowed = 0.0
     start = time.perf_counter()

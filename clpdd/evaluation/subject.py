@@ -58,7 +58,7 @@ class Bench:
     @cached_property
     def classifier(self) -> Probes:
         """One probe, the logistic regression on all real data that ``full`` is scored with."""
-        device = self.encoder.mean.device
+        device = self.encoder.device
         train, validation = (
             (store.features().to(device), store.labels.to(device)) for store in (self.train, self.validation)
         )

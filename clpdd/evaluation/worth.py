@@ -117,7 +117,7 @@ def few_shot_curve(
 
 
 def _few(bench: Bench, ridge: float, kept: list[Tensor], order: list[Tensor], count: int) -> float:
-    device = bench.encoder.mean.device
+    device = bench.encoder.device
     Z = torch.cat([own[rows[:count]] for own, rows in zip(kept, order, strict=True)]).to(device)
     labels = torch.arange(bench.classes).repeat_interleave(count)
     probes = fit_ridge(Z[None], labels[None], bench.classes, bench.kernels.mean, ridge, bench.encoder.parts)

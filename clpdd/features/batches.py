@@ -77,7 +77,7 @@ class BatchEncoder:
 
     def _launch(self, pixels: NDArray[np.uint8]) -> tuple[Tensor, torch.cuda.Event | None]:
         """Features ``(b, d)`` float32 in host memory, whole once the event has happened."""
-        device, images = self.encoder.mean.device, torch.from_numpy(pixels)
+        device, images = self.encoder.device, torch.from_numpy(pixels)
         with torch.inference_mode(), explain_memory_errors(self._out_of_memory):
             if device.type != "cuda":
                 return encode(self.encoder, images, len(images), self.precision).cpu(), None

@@ -51,7 +51,7 @@ class FeatureProblem:
         self.settings, self.seed, self.encoder = context.settings, context.seed, context.encoder
         self.parts = context.encoder.parts
         self.ranks, self.rows = context.ranks, context.rows
-        self.device = context.encoder.mean.device
+        self.device = context.encoder.device
         self.classes = context.classes
         self.labels = context.labels.to(self.device)
         soft = as_targets(context.labels, self.classes) if context.soft_labels is None else context.soft_labels

@@ -91,7 +91,7 @@ class _Loop:
     def __init__(self, context: Context, problem: Problem) -> None:
         self.context, self.problem, self.settings = context, problem, context.settings
         self.ranks, self.n = context.ranks, len(context.labels)
-        self.device = context.encoder.mean.device
+        self.device = context.encoder.device
         self.step = 0
         self.seconds = 0.0  # of the steps alone, over all attempts
         self.losses: list[float] = []

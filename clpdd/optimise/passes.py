@@ -78,7 +78,7 @@ class Plan:
 
 def measured(encoder: Encoder, precision: str) -> Need:
     """What a view takes of this encoder: found by passes of one and of two grey images."""
-    device, size = encoder.mean.device, encoder.size
+    device, size = encoder.device, encoder.size
     encode = encoder_call(encoder, precision)
     one, two = (saved_bytes(encode, torch.full((count, 3, size, size), 0.5, device=device)) for count in (1, 2))
     slope, pixels = max(two - one, 0), 3 * size * size * 4
@@ -184,7 +184,7 @@ def encoder_of(
         strictly: a failure to compile is a ``SettingsError``; else the encoder goes on without, with a word.
     """
     call = plain = encoder_call(encoder, precision)
-    rows, device = min(plan.batch, views), encoder.mean.device
+    rows, device = min(plan.batch, views), encoder.device
     if device.type != "cuda":
         return compiled_call(encoder, precision) if plan.compiled else plain
     sample = (rows, 3, encoder.size, encoder.size)

@@ -62,7 +62,7 @@ def encode_views(
     Returns:
         ``(P, len(views), n, d)`` on the encoder's device.
     """
-    device = encoder.mean.device
+    device = encoder.device
     count = len(images[0])
     bank = torch.empty(len(streams) * len(views) * count, encoder.dim, dtype=dtype, device=device)
     waiting: list[Tensor] = []

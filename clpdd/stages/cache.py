@@ -82,14 +82,14 @@ def cache_features(
         settings=settings.model_dump(mode="json"),
         index=index.digest,
         encoder=encoder.describe(),
-        device=encoder.mean.device.type,
-        precision=str(resolve_precision(settings.precision, encoder.mean.device)),
+        device=encoder.device.type,
+        precision=str(resolve_precision(settings.precision, encoder.device)),
         code=code_digest("clpdd.stages.cache", *encoder.code),
     )
     ranks = run.ranks
     work = run.folder("cache", f"{encoder.name}/{index.split}", record)
     job = _Encoding(index_path, index, encoder, settings, work, run, progress)
-    with shared(work, ranks), deterministic(encoder.mean.device):
+    with shared(work, ranks), deterministic(encoder.device):
         produce(work, ranks, job.run if ranks.is_main else job.follow, {_STORE: target}, discard=("shards.json",))
     return FeatureStore.open(target)
 
@@ -236,7 +236,7 @@ class _Encoding:
         hashes = self.proven.hashes | {name: sha256_file(self.store / name) for name in names}
         features = zarr.open_array(str(self.store / "features"), mode="r", zarr_format=3)
         step = self.settings.shard_rows
-        precision = resolve_precision(self.settings.precision, self.encoder.mean.device)
+        precision = resolve_precision(self.settings.precision, self.encoder.device)
         blocks = (np.asarray(features[start : start + step]) for start in range(0, len(self.index), step))
         record: dict[str, Any] = {
             "format": FORMAT,

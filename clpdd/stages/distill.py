@@ -93,7 +93,7 @@ def distill(
     if entry.optimises:
         _refuse_idle_ranks(ranks, sum(per_class), opened)
     relevant = _relevant(settings, entry.unused)
-    device = encoder.mean.device
+    device = encoder.device
     record = fingerprint(
         method=variant.method,
         name=variant.name,
@@ -230,7 +230,7 @@ def _compute(method: Method, context: Context, strictly: bool) -> DistilledSet:
     """Run the method; ``strictly`` only if the encoder's passes can be the same every time."""
     encoder = context.encoder
     attempt = (lambda: pass_through(encoder, context.settings.precision)) if strictly else None
-    device = encoder.mean.device
+    device = encoder.device
     with deterministic(device, attempt), limit(device, context.runtime.memory):
         return method(context)
 

@@ -100,7 +100,7 @@ def evaluate(
     for name in {job.target for job in jobs if not job.full}:
         if (index := encoders[name].test_index) is not None:
             confirm(benches[name].judge, benches[name].encoder, index)
-    with deterministic(first.encoder.mean.device):
+    with deterministic(first.encoder.device):
         results = _work_through(jobs, run)
     order = {key: i for i, key in enumerate(distilled)}
     results.sort(key=lambda r: order[r.distil, r.method])  # stable: within a set in the order of encoders, protocols
@@ -182,8 +182,8 @@ class _SetOnBench:
             settings=settings,
             inputs=inputs,
             code=code_digest("clpdd.stages.evaluate", *bench.encoder.code),
-            device=bench.encoder.mean.device.type,
-            precision=None if self.full else str(resolve_precision(self.settings.precision, bench.encoder.mean.device)),
+            device=bench.encoder.device.type,
+            precision=None if self.full else str(resolve_precision(self.settings.precision, bench.encoder.device)),
         )
         return run.folder("evaluate", item, record)
 
@@ -252,7 +252,7 @@ def _read_clocks(jobs: list[_SetOnBench], run: Run) -> dict[str, Any]:
         "item": "",
         "seconds": sum(seconds.values()),
         "peak_memory_mb": max((row["peak_memory_mb"] for row in rows), default=0.0),
-        "device": jobs[0].bench.encoder.mean.device.type,
+        "device": jobs[0].bench.encoder.device.type,
         "rows": rows,
     }
 

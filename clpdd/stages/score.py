@@ -48,7 +48,7 @@ def run_score(project: Project, images: Path, encoders: Sequence[str], *, worth:
         data = read_set(images, known, bench.encoder.transform, settings.dataset.max_pixels)
         subject = Subject(data, bench, settings.evaluate, settings.seed, lambda: None)
         lower = f"lower evaluate.encoder_batch (now {settings.evaluate.encoder_batch}) or evaluate.views"
-        with deterministic(bench.encoder.mean.device), explain_memory_errors(lower):
+        with deterministic(bench.encoder.device), explain_memory_errors(lower):
             for viewed in viewed_protocols(settings.evaluate, full=False):
                 piece = run_protocol(subject, viewed)
                 facts = {"encoder": name, "protocol": viewed.name, "views": viewed.views}

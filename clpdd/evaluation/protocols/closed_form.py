@@ -16,7 +16,7 @@ def train(subject: Subject, views: str) -> Trained:
     """Ridge probes of every draw (``clean``) or stream (``bank-V``), by ``probe.closed_form.fit_ridge``."""
     bench, settings = subject.bench, subject.settings
     if subject.full:
-        kernels, device = bench.kernels, bench.encoder.mean.device
+        kernels, device = bench.kernels, bench.encoder.device
         probe = Probes(kernels.weights[None].to(device), kernels.bias[None].to(device))
         return probe, [Stream(subject.seed, 0)], {"ridge": kernels.ridge}
     if views == "clean":

@@ -28,7 +28,7 @@ GRID = (10.0, 1.0, 1e-1, 1e-2, 1e-3)
 def train(subject: Subject, views: str) -> Trained:
     """Probes of every draw (``clean``) or stream (``bank-V``) over B's features, ready to be scored as any other."""
     bench, teacher = subject.bench, _teacher(subject)
-    device = bench.encoder.mean.device
+    device = bench.encoder.device
     validation = bench.validation.features().to(device), bench.validation.labels.to(device)
     weights, bias = (part[0].to(device) for part in (teacher.classifier.weights, teacher.classifier.bias))
     theirs_mean, own_mean = teacher.kernels.mean.to(device), bench.kernels.mean.to(device)

@@ -59,7 +59,7 @@ def _taught(subject: Subject, teacher: Bench, streams: list[Stream], which: rang
     Z = subject.views(streams, which, teacher.encoder).float()
     classifier = teacher.classifier
     logits = Z @ classifier.weights[0].to(Z) + classifier.bias[0].to(Z)
-    return (logits / TEMPERATURE).softmax(-1).to(subject.bench.encoder.mean.device)
+    return (logits / TEMPERATURE).softmax(-1).to(subject.bench.encoder.device)
 
 
 def _taught_afresh(subject: Subject, teacher: Bench, streams: list[Stream], epoch: int) -> Tensor:

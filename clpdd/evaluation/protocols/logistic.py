@@ -21,7 +21,7 @@ def train(subject: Subject, views: str) -> Trained:
     Of a set the features are standardised by the real training features' mean and deviation, as the ridge probe is
     centred by their mean: ten images know neither.
     """
-    bench, device = subject.bench, subject.bench.encoder.mean.device
+    bench, device = subject.bench, subject.bench.encoder.device
     validation = bench.validation.features().to(device), bench.validation.labels.to(device)
     if subject.full:
         train = bench.train.features().to(device), bench.train.labels.to(device)
