@@ -56,7 +56,7 @@ def stages(path: Path) -> dict[str, Any]:
 
 
 def test_its_pipeline_is_the_clones_with_notes_of_the_code_in_place_of_the_code() -> None:
-    ours, own = stages(ROOT / "dvc.yaml"), stages(TEMPLATE / "dvc.yaml")
+    ours, own = stages(ROOT / "dvc.yaml"), stages(TEMPLATE / "pipeline.yaml")
     ours.pop("benchmark")  # part of no default run
     assert own["inputs"].pop("cmd") == ours["inputs"].pop("cmd") + " --code"
     for name, stage in ours.items():
@@ -68,7 +68,7 @@ def test_its_pipeline_is_the_clones_with_notes_of_the_code_in_place_of_the_code(
             stage["deps"] = [f"data/inputs/code/{note}.json", *kept]
     assert own == ours
     assert list(own) == list(STAGES)
-    plots = (yaml.safe_load(path.read_text())["plots"] for path in (ROOT / "dvc.yaml", TEMPLATE / "dvc.yaml"))
+    plots = (yaml.safe_load(path.read_text())["plots"] for path in (ROOT / "dvc.yaml", TEMPLATE / "pipeline.yaml"))
     assert next(plots) == next(plots)
 
 
@@ -85,7 +85,7 @@ def test_its_deployments_are_the_clones_and_wait_to_be_switched_on() -> None:
 
 def test_the_notes_hold_the_settings_that_dvc_watches() -> None:
     watched = {
-        name: tuple(stage["params"]) for name, stage in stages(TEMPLATE / "dvc.yaml").items() if "params" in stage
+        name: tuple(stage["params"]) for name, stage in stages(TEMPLATE / "pipeline.yaml").items() if "params" in stage
     }
     assert watched == DECIDING
     written = yaml.safe_load((TEMPLATE / "params.yaml").read_text())

@@ -34,7 +34,7 @@ _FILES = {
     "README.md": "README.md",
     "prefect.yaml": "prefect.yaml",
     "params.yaml": "params.yaml",
-    "dvc.yaml": "dvc.yaml",
+    "dvc.yaml": "pipeline.yaml",  # a dvc.yaml among the templates would be part of this clone's own pipeline
 }
 """File of the project -> file in ``template/``, in the order of writing."""
 
