@@ -80,7 +80,7 @@ def test_another_encoder_than_the_classifiers_is_refused(
 ) -> None:
     monkeypatch.setattr(handover, "require_onnx", lambda: None)
     other = load_encoder("clpdd_resnet14", image_size=48, untrained=0, device="cpu")
-    with pytest.raises(ArtifactError, match="differs from it in .*size"):
+    with pytest.raises(ArtifactError, match=r"differs from it in .*size"):
         write_onnx(classifier_of(small), tmp_path / "whole.onnx", other)
 
 

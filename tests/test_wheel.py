@@ -8,6 +8,8 @@ import zipfile
 
 import pytest
 
+import clpdd
+
 from .clones import copy_project
 
 
@@ -37,3 +39,8 @@ def test_nothing_but_the_packages_is_in_the_wheel(listed: tuple[set[str], set[st
     assert {name.split("/")[0] for name in wheel if ".dist-info/" not in name} == {"clpdd", "flows"}
     (points,) = [name for name in wheel if name.endswith("entry_points.txt")]
     assert points.startswith("clpdd-")
+
+
+def test_the_package_runs_as_a_module_as_its_script_does() -> None:
+    ran = subprocess.run([sys.executable, "-m", "clpdd", "--version"], capture_output=True, text=True, check=True)
+    assert ran.stdout == f"clpdd {clpdd.__version__}\n"
