@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
@@ -142,7 +143,8 @@ class Index:
     """A split's images and labels. Open with ``Index.open``.
 
     Labels, ids and groups are in memory; encoded images are read by row group when asked for, and the last two row
-    groups are held, so that reading in order is cheap. Instances travel to other processes as their path alone.
+    groups are held, so that reading in order is cheap. Several threads may read at once. Instances travel to other
+    processes as their path alone.
 
     Attributes:
         path: the file.
@@ -174,6 +176,7 @@ class Index:
         self._starts = np.zeros(1, np.int64)
         self._owner = 0
         self._groups: OrderedDict[int, pa.Table] = OrderedDict()
+        self._locks: dict[int, threading.Lock] = {}  # of each process: one that was held at a fork stays held in it
 
     @classmethod
     def open(cls, path: Path | str) -> Index:
@@ -226,9 +229,10 @@ class Index:
         if not 0 <= row < len(self):
             raise IndexError(f"{self.path} has rows 0 to {len(self) - 1}, not {row}")
         try:
-            self._reopen()
-            number = int(np.searchsorted(self._starts, row, side="right")) - 1
-            group = self._group(number)
+            with self._locks.setdefault(os.getpid(), threading.Lock()):
+                self._reopen()
+                number = int(np.searchsorted(self._starts, row, side="right")) - 1
+                group = self._group(number)
             inside = row - int(self._starts[number])
             data, path, offset, length, digest = (group.column(name)[inside].as_py() for name in _CONTENT)
         except (pa.ArrowException, OSError, ValueError, IndexError, KeyError) as error:

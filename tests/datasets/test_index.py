@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import time
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,25 @@ def test_rows_come_right_in_any_order_across_row_groups(digits: Path) -> None:
     expected = pq.read_table(index.path).column("bytes").to_pylist()
     for row in np.random.default_rng(0).permutation(len(index))[:60]:
         assert index.encoded(int(row)) == expected[row]
+
+
+class _Slow(OrderedDict[int, Any]):
+    """Row groups that are held, of a machine on which another thread gets a turn while one is found."""
+
+    def move_to_end(self, key: int, last: bool = True) -> None:
+        time.sleep(1e-4)
+        super().move_to_end(key, last)
+
+
+def test_several_threads_read_the_same_index(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pq.read_table(digits / "train.parquet").slice(0, 9)
+    pq.write_table(table, tmp_path / "train.parquet", row_group_size=3, write_page_checksum=True)  # two are held
+    index, expected = Index.open(tmp_path / "train.parquet"), table.column("bytes").to_pylist()
+    monkeypatch.setattr(index, "_groups", _Slow())
+    rows = np.random.default_rng(0).integers(0, len(index), 1000).tolist()
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(index.encoded, rows))
+    assert found == [expected[row] for row in rows]
 
 
 def _encoded_in_child(index: Index, row: int, queue: multiprocessing.Queue[bytes]) -> None:
