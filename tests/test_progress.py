@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
+import os
+import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from clpdd.config.augment import AugmentSettings
 from clpdd.config.distill import DistillSettings
+from clpdd.errors import Preempted
+from clpdd.methods.loading import load_method
+from clpdd.optimise.context import Snapshot, Watch
 from clpdd.runtime.progress import Progress
 from clpdd.stages.distill import distill
 from flows.artifacts import read_progress
 from tests.runs import variant
 
 from .conftest import World
+from .contexts import context
 
 
 class Clock:
@@ -121,3 +129,14 @@ def test_a_distillation_tells_its_steps_to_a_log(
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("distill: ")]
     assert [read_progress(line) for line in lines] == [pytest.approx(100 / 3), pytest.approx(200 / 3), 100]
     assert all(", loss " in line and ", val " in line for line in lines[1:])
+
+
+def test_what_the_clock_ends_is_stopped_at_seconds_not_at_a_step_of_billions(world: World, tmp_path: Path) -> None:
+    def stop(snapshot: Snapshot) -> None:
+        if snapshot.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    plain = context(world, tmp_path, steps=2**31, augmentations=1, outer_batch=32)
+    timed = dataclasses.replace(plain, watch=Watch(snapshots=range(2**31), on_snapshot=stop, budget=600.0))
+    with pytest.raises(Preempted, match=r"^stopped by SIGTERM after \d+ of 600 seconds, step [23]; saved: "):
+        load_method("clp")(timed)

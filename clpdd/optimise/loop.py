@@ -161,10 +161,8 @@ class _Loop:
                 if stopped and self.step < total:
                     saver.wait()
                     self.ranks.barrier()  # rank 0 has saved: torchrun ends all as soon as one leaves
-                    raise Preempted(
-                        f"stopped by {signal.Signals(stopped).name} after step {self.step} of {total}; saved: the same "
-                        f"command goes on"
-                    )
+                    name = signal.Signals(stopped).name
+                    raise Preempted(f"stopped by {name} after {self._reached()}; saved: the same command goes on")
 
     def _progress(self) -> Progress:
         """Counts steps, or seconds where the clock ends the run."""
@@ -173,6 +171,12 @@ class _Loop:
         total = max(1, math.ceil(self.context.watch.budget))
         done = min(int(self.seconds), total)
         return Progress(total, "distill", "second", done=done, show=self.ranks.is_main)
+
+    def _reached(self) -> str:
+        budget = self.context.watch.budget
+        if budget is None:
+            return f"step {self.step} of {self.settings.steps}"
+        return f"{self.seconds:.0f} of {budget:.0f} seconds, step {self.step}"
 
     def _one_step(self) -> None:
         complete = self.images.parameterisation.complete
