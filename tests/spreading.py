@@ -30,9 +30,11 @@ from clpdd.functional.seeding import generator
 from clpdd.methods.clp import ClosedFormProbe
 from clpdd.methods.lgm import GradientMatch
 from clpdd.methods.problem import FeatureProblem
+from clpdd.methods.search import settled
 from clpdd.methods.sfm_decouple import CentreMatch
 from clpdd.optimise.context import Context
 from clpdd.stages.distill import distill
+from clpdd.storage.files import write_json
 from clpdd.storage.layout import Layout
 from tests.runs import variant
 
@@ -108,6 +110,14 @@ def run(
     return distill(variant(method, DistillSettings(steps=steps, **RUN)), **places, **more)
 
 
+def searched(world: World, work: Path, ranks: Ranks = ALONE) -> list[dict[str, float]]:
+    """What a search for temperature and ridge tried, and what it gave."""
+    few: dict[str, Any] = {"steps": 2, "outer_batch": 32, "temperature": "auto", "ridge": "auto"}
+    made = settled(_context(world, work, ranks, few), ClosedFormProbe)
+    tried: list[dict[str, float]] = made.record["search"]["tried"]
+    return tried
+
+
 @contextlib.contextmanager
 def _at_validation(number: int, then: Callable[[], object]) -> Iterator[None]:
     """Do something when a run comes to its validation of this number."""
@@ -135,6 +145,9 @@ def before_the_kill(world: World, root: Path, ranks: Ranks) -> None:
         flat = {f"{name}/{what}": tensor.contiguous() for name, own in found.items() for what, tensor in own.items()}
         save_file(flat, root / "losses.safetensors")
     run(world, root / "whole", ranks)
+    tried = searched(world, root / "searched", ranks)
+    if ranks.is_main:
+        write_json(root / "searched.json", tried)
     with contextlib.nullcontext() if ranks.is_main else _at_validation(2, _hold):
         run(world, root / "killed", ranks)
 

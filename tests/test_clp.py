@@ -33,7 +33,7 @@ def test_gradient_equals_finite_differences_through_solve_encoder_and_augmentati
     try:
         problem.mean = problem.mean.double()
         problem.loss = lambda Z, step: outer_loss(  # type: ignore[method-assign]
-            problem.probe(Z), features - problem.mean, labels, objective, problem.settings.temperature
+            problem.probe(Z), features - problem.mean, labels, objective, problem.settings.number("temperature")
         )
         problem.encode = lambda pixels: encoder.model((pixels - encoder.mean) / encoder.std)
         images = start().double()
@@ -71,7 +71,8 @@ def test_whole_set_is_the_mean_of_its_mini_batches(world: World, tmp_path: Path)
     Z = world.encoder(start())
     whole = problem.loss(Z, 0)
     parts = [
-        outer_loss(problem.probe(Z), real, labels, "cross_entropy", problem.settings.temperature) * len(labels)
+        outer_loss(problem.probe(Z), real, labels, "cross_entropy", problem.settings.number("temperature"))
+        * len(labels)
         for real, labels in problem.real.blocks(40)
     ]
     torch.testing.assert_close(torch.stack(parts).sum() / len(problem.real), whole)

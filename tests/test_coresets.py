@@ -177,7 +177,7 @@ def test_ridge_greedy_takes_each_turn_the_image_with_the_lowest_validation_loss(
     Z, labels = scale(given.train.features()), given.train.labels
     held = scale(given.validation.features())
     held_Y, Y = (centred_one_hot(y, 10).double() for y in (given.validation.labels, labels))
-    ridge = given.settings.ridge * float(Z.square().sum(1).mean())
+    ridge = given.settings.number("ridge") * float(Z.square().sum(1).mean())
 
     def loss(rows: list[int]) -> float:
         X = Z[rows]

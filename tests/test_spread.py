@@ -14,11 +14,11 @@ from clpdd.distributed.group import Ranks
 from clpdd.errors import Preempted, ResourceError, SettingsError
 from clpdd.optimise.context import Watch
 from clpdd.optimise.sharding import own_rows
-from clpdd.storage.files import sha256_tree
+from clpdd.storage.files import read_json, sha256_tree
 
 from .conftest import World
 from .ranks import PATIENCE, Launcher
-from .spreading import LOSSES, losses, run, stop_this_process
+from .spreading import LOSSES, losses, run, searched, stop_this_process
 
 
 @dataclass
@@ -100,6 +100,13 @@ def test_one_process_makes_what_two_make(world: World, story: Story, tmp_path: P
     assert_same(run(world, tmp_path), story.set("whole"))
     neighbours, two = run(world, tmp_path, method="neighbor"), story.set("whole", "neighbor")  # left to the first rank
     assert neighbours.info["sources"] == two.info["sources"]
+
+
+def test_ranks_search_for_settings_as_one_process_does(world: World, story: Story, tmp_path: Path) -> None:
+    two, one = read_json(story.root / "searched.json"), searched(world, tmp_path)
+    assert [(trial["temperature"], trial["ridge"]) for trial in two] == [(t["temperature"], t["ridge"]) for t in one]
+    for ours, theirs in zip(two, one, strict=True):
+        assert abs(ours["validation_top1"] - theirs["validation_top1"]) <= 100 / 60 + 1e-3  # one of sixty images
 
 
 def test_ranks_with_other_settings_are_refused(story: Story) -> None:

@@ -128,7 +128,8 @@ def estimate(settings: Settings, macs_per_second: float = ASSUMED, size: Size | 
             method, distill = variant.method, variant.settings
             made = distill.images(size.classes)
             views = made * distill.augmentations
-            own["distill"] += METHODS[method].passes * views * distill.steps
+            searching = 0 if "temperature" in METHODS[method].unused else distill.trial_steps
+            own["distill"] += METHODS[method].passes * views * (distill.steps + searching)
             draws = distill.random_draws if method == "random" else 1
             if method != "full":
                 own["evaluate"] += (

@@ -6,15 +6,32 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
 from ..errors import SettingsError
 from .augment import AugmentSettings
 from .domains import Count, NonNegativeReal, PerClass, Positive, PositiveReal, Precision, Section, Share
 
-__all__ = [
-    "DistillSettings",
-]
+__all__ = ["TRIAL_STEPS", "TRIED", "DistillSettings"]
+
+
+def _number_or_auto(value: object) -> object:
+    if isinstance(value, str) and value != "auto":
+        raise ValueError(f"should be a number, or auto (got {value!r})")
+    return value
+
+
+_Auto = Annotated[Literal["auto"], Tag("[auto]")]
+_KIND = Discriminator(lambda value: "[auto]" if value == "auto" else "[number]")
+_WORD = BeforeValidator(_number_or_auto)
+
+Searched = Literal["temperature", "ridge"]
+
+TRIED: dict[Searched, tuple[float, ...]] = {"temperature": (0.02, 0.1, 0.2), "ridge": (1.0, 10.0)}
+"""What CLP-DD tries besides the default where a setting is ``auto``, in this order."""
+
+TRIAL_STEPS = 60
+"""Steps of the short distillation that a value is tried with, at most."""
 
 
 def _has_default(counts: dict[str, int]) -> dict[str, int]:
@@ -40,8 +57,8 @@ class DistillSettings(Section):
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.03
     schedule: Literal["constant", "cosine"] = "cosine"
     objective: Literal["cross_entropy", "cosine", "mse"] = "cross_entropy"
-    temperature: PositiveReal = 0.05
-    ridge: NonNegativeReal = 3.0
+    temperature: Annotated[Annotated[PositiveReal, Tag("[number]")] | _Auto, _KIND, _WORD] = 0.05
+    ridge: Annotated[Annotated[NonNegativeReal, Tag("[number]")] | _Auto, _KIND, _WORD] = 3.0
     centre: Literal["real", "none"] = "real"
     outer_batch: Count = 4096
     own_share: Share = 1.0
@@ -60,6 +77,23 @@ class DistillSettings(Section):
     keep: Literal["best", "last"] = "best"
     validate_every: Positive = 50
     preview_every: Positive = 100
+
+    def number(self, name: Searched) -> float:
+        """A setting that may be ``auto``; for that its default, which serves whoever does not search."""
+        value = getattr(self, name)
+        return float(type(self).model_fields[name].default if value == "auto" else value)
+
+    @property
+    def searched(self) -> list[Searched]:
+        """The settings that CLP-DD chooses itself; the mean squared error has no temperature to choose."""
+        of_use = [name for name in TRIED if name != "temperature" or self.objective != "mse"]
+        return [name for name in of_use if getattr(self, name) == "auto"]
+
+    @property
+    def trial_steps(self) -> int:
+        """Steps of the search for them, together, at most."""
+        values = sum(len(TRIED[name]) for name in self.searched)
+        return (1 + values) * min(TRIAL_STEPS, self.steps) if values else 0
 
     @property
     def most_per_class(self) -> int:

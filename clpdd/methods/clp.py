@@ -17,6 +17,7 @@ from ..optimise.context import Context
 from ..optimise.loop import optimise
 from ..optimise.sharding import own_rows
 from .problem import REAL_ROWS, FeatureProblem
+from .search import settled
 
 __all__ = ["ClosedFormProbe", "Clp"]
 
@@ -51,7 +52,7 @@ class ClosedFormProbe(FeatureProblem):
 
     def judge(self, W: Tensor, step: int) -> Tensor:
         """The loss of a probe ``W (d, C)`` on real features: on those that the step draws, or on all of them."""
-        objective, temperature = self.settings.objective, self.settings.temperature
+        objective, temperature = self.settings.objective, self.settings.number("temperature")
         batch = self.settings.outer_batch
         if 0 < batch < self._total:
             features, labels = self.real.batch(step, self._rows)
@@ -92,5 +93,6 @@ class Clp:
     name = "clp"
 
     def __call__(self, context: Context) -> DistilledSet:
+        context = settled(context, ClosedFormProbe)
         with closing(ClosedFormProbe(context)) as problem:
             return optimise(context, problem)

@@ -174,12 +174,12 @@ class FeatureProblem:
         Of several parts each has a probe of its own: its rows of ``W``.
         """
         Y = (self.targets.probabilities - 1.0 / self.classes).repeat(len(Z) // len(self.labels), 1)
-        centred = Z - self.mean
+        centred, ridge = Z - self.mean, self.settings.number("ridge")
         with remedied(
             singular="raise distill.ridge, e.g. to 1e-3",
             infinite="lower distill.learning_rate, or check that the encoder is finite on these images",
         ):
-            return torch.cat([solve(centred[:, part.columns], Y, self.settings.ridge) for part in self.parts])
+            return torch.cat([solve(centred[:, part.columns], Y, ridge) for part in self.parts])
 
     @torch.no_grad()
     def validate(self, pictures: Tensor) -> float:

@@ -61,7 +61,7 @@ def _grown(context: Context, scale: Scale) -> GreedyRidge:
     """The empty probe, with the moments of the validation features."""
     kernels = context.kernels
     energy = ((kernels.gram.diagonal() / kernels.n - scale.mean.square()) * scale.factors.square()).sum()
-    ridge = context.settings.ridge * float(energy)
+    ridge = context.settings.number("ridge") * float(energy)
     if not ridge > 0:
         raise SettingsError(
             "distill.ridge is 0, and ridge-greedy needs it above 0: the first image alone fixes nothing"

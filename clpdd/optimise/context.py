@@ -21,7 +21,7 @@ from ..features.kernels import Kernels
 from ..features.store import FeatureStore
 from ..functional.targets import mean_predictions
 
-__all__ = ["SILENT", "Context", "Method", "OnProgress", "Snapshot", "Watch"]
+__all__ = ["SILENT", "Context", "Method", "OnProgress", "Snapshot", "Spent", "Watch"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +39,15 @@ class Snapshot:
     backward: int = 0
     soft_labels: Tensor | None = None
     """``(n, C)`` float32 where labels are not hard."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What was spent before the first step: seconds of steps, images sent through the encoder forward and backward."""
+
+    seconds: float = 0.0
+    forward: int = 0
+    backward: int = 0
 
 
 OnProgress = Callable[[int, dict[str, float]], None]
@@ -83,6 +92,7 @@ class Context:
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
     source: DistilledSet | None = None  # the set of the method that the entry's ``source`` names
     ranks: Ranks = ALONE  # this process among those that optimise together
+    spent: Spent = Spent()  # on a search for settings, counted with the steps
 
     @property
     def size(self) -> int:
@@ -114,8 +124,8 @@ class Context:
         """``(n, C)`` float32: what the full-data probe takes an image's class for, where ``labels`` asks for it."""
         if self.settings.labels != "probe":
             return None
-        probe, store = self.kernels, self.train
-        soft = mean_predictions(probe.weights, probe.bias, store.features(), store.labels, self.settings.temperature)
+        probe, store, temperature = self.kernels, self.train, self.settings.number("temperature")
+        soft = mean_predictions(probe.weights, probe.bias, store.features(), store.labels, temperature)
         return soft[self.labels]
 
 

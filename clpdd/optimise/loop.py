@@ -93,7 +93,7 @@ class _Loop:
         self.ranks, self.n = context.ranks, len(context.labels)
         self.device = context.encoder.device
         self.step = 0
-        self.seconds = 0.0  # of the steps alone, over all attempts
+        self.seconds = context.spent.seconds  # of the steps alone, over all attempts
         self.losses: list[float] = []
         self.scores: list[tuple[int, float]] = []
         self.best: Best | None = None
@@ -224,9 +224,14 @@ class _Loop:
     def _snapshot(self) -> None:
         if self.context.watch.on_snapshot is not None and self.step in self.context.watch.snapshots:
             images, soft = self._collect(self.images.pictures()), self._soft_labels()
-            forward, backward = (images_a_step * self.step for images_a_step in self.problem.cost)
+            forward, backward = self._passed()
             if self.ranks.is_main:
                 self.context.watch.on_snapshot(Snapshot(self.step, self.seconds, images, forward, backward, soft))
+
+    def _passed(self) -> tuple[int, int]:
+        """Images sent through the encoder until now, forward and backward."""
+        (forward, backward), spent = self.problem.cost, self.context.spent
+        return spent.forward + forward * self.step, spent.backward + backward * self.step
 
     def _readings(self) -> dict[str, str]:
         readings = {} if self.context.watch.budget is None else {"step": str(self.step)}
@@ -295,9 +300,8 @@ class _Loop:
             "loss": [[i + 1, loss] for i, loss in enumerate(self.losses)],
             "validation_top1": [[at, value] for at, value in self.scores],
         }
-        forward, backward = self.problem.cost
-        total = self.settings.steps
-        passes = {"forward": forward * total, "backward": backward * total}
+        forward, backward = self._passed()
+        passes = {"forward": forward, "backward": backward}
         record = self.context.record | {"encoder_images": passes}
         record |= {"curves": curves, "kept_step": self.best.step, "validation_top1": self.best.score}
         names = self.context.index.class_names
