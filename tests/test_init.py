@@ -17,6 +17,7 @@ from clpdd.cli import init
 from clpdd.cli.main import main
 from clpdd.config.loading import load_settings, parse_settings
 from clpdd.config.settings import Settings
+from clpdd.config.variants import BUILT_IN
 from clpdd.encoders.encoder import Encoder
 from clpdd.evaluation.running import module_of as protocol_module
 from clpdd.methods.loading import modules_of
@@ -143,6 +144,56 @@ def test_nothing_is_overwritten_and_what_is_wrong_leaves_nothing(
         assert not list((here / "home").iterdir())
 
 
+@pytest.mark.parametrize("kept", ["--no-dvc", "--no-git"])
+def test_what_git_or_dvc_have_is_neither_replaced_nor_removed(
+    here: Path, capfd: pytest.CaptureFixture[str], kept: str
+) -> None:
+    mine = here / "mine"
+    mine.mkdir()
+    if kept == "--no-dvc":  # a repository that git refuses to use
+        subprocess.run(["git", "init", "--quiet"], cwd=mine, check=True)
+        subprocess.run(["git", "config", "core.repositoryformatversion", "99"], cwd=mine, check=True)
+    else:
+        (mine / ".dvc" / "cache").mkdir(parents=True)
+        (mine / ".dvc" / "cache" / "ab").write_text("the only copy")
+    before = tree(here)
+    assert main(["init", "mine", kept]) == 3
+    told = capfd.readouterr().err
+    assert "git repo version" in told if kept == "--no-dvc" else ".dvc is there without its file config" in told
+    assert tree(here) == before
+    assert main(["init", "mine", *PLAIN]) == 0
+    assert tree(here) > before
+
+
+def test_an_existing_repository_survives_a_failure(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "mine").mkdir()
+    subprocess.run(["git", "init", "--quiet"], cwd=here / "mine", check=True)
+    before = tree(here)
+    monkeypatch.setattr(init, "_run", lambda folder, *command: (_ for _ in ()).throw(OSError(28, "full")))
+    assert main(["init", "mine"]) != 0
+    assert tree(here) == before
+
+
+@pytest.mark.parametrize("folder", ["photos", "photos/project"])
+def test_a_project_among_its_own_classes_is_refused(
+    here: Path, capsys: pytest.CaptureFixture[str], folder: str
+) -> None:
+    before = tree(here)
+    assert main(["init", folder, "--images", "photos", *PLAIN]) == 3
+    assert f"{folder} lies in photos, where it would be taken for a class" in capsys.readouterr().err
+    assert tree(here) == before
+
+
+def test_images_inside_are_ignored_by_git_whatever_their_folder_is_called(here: Path) -> None:
+    (here / "mine").mkdir()
+    (here / "photos").rename(here / "mine" / "my [best] photos*")
+    assert main(["init", "mine", "--images", "mine/my [best] photos*", "--no-dvc"]) == 0
+    ignored = subprocess.run(["git", "check-ignore", "my [best] photos*"], cwd=here / "mine", check=False)
+    assert ignored.returncode == 0
+    other = subprocess.run(["git", "check-ignore", "my b photos"], cwd=here / "mine", check=False)
+    assert other.returncode == 1
+
+
 def test_one_that_was_killed_is_finished_by_the_same_command(here: Path) -> None:
     assert main(["init", "a", *PLAIN]) == 0
     whole = tree(here / "a")
@@ -191,6 +242,7 @@ def test_a_change_of_the_package_changes_the_notes_of_the_stages_that_run_throug
         ("cli/main.py", set()),
         ("runtime/progress.py", set()),
         ("methods/lgm.py", {"distill/lgm"}),
+        ("encoders/loading.py", {"cache", "distill/clp", "distill/lgm", "evaluate", "report"}),
         ("report/page.py", {"report"}),
         ("datasets/split.py", {"index"}),
         ("stages/kernels.py", {"kernels"}),
@@ -201,6 +253,13 @@ def test_a_change_of_the_package_changes_the_notes_of_the_stages_that_run_throug
         after = notes(methods=["clp", "lgm"])
         assert {name for name in after if after[name] != before[name]} == concerned, changed
         before = after
+
+
+def test_other_settings_of_a_variant_that_the_package_brings_change_its_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = notes(methods=["clp", "lgm"])
+    monkeypatch.setitem(BUILT_IN, "lgm", BUILT_IN["lgm"] | {"steps": 100})
+    after = notes(methods=["clp", "lgm"])
+    assert {name for name in after if after[name] != before[name]} == {"distill/lgm"}
 
 
 # -- a real DVC --------------------------------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -74,13 +76,18 @@ def project_files(folder: Path, images: Path | None, encoder: str | None, name: 
 
     texts = {target: (TEMPLATE / source).read_text(encoding="utf-8") for target, source in _FILES.items()}
     texts["params.yaml"] = _params(texts["params.yaml"], folder, images, encoder, name)
+    if images is not None and folder.resolve().is_relative_to(images.resolve()):
+        raise DataError(
+            f"{folder} lies in {images}, where it would be taken for a class: name a folder beside the images"
+        )
     settings = parse_settings(read_yaml(texts["params.yaml"]), source="the new params.yaml")
     open_project(placed(settings, folder)).check_encoders()
     trial = "commit first: git add . && git commit -m start"
     title = folder.resolve().name or "project"
     texts["README.md"] = texts["README.md"].replace("{title}", title).replace("{commit}", trial)
     if images is not None and images.resolve().is_relative_to(folder.resolve()):  # images are not for git
-        texts[".gitignore"] += f"/{images.resolve().relative_to(folder.resolve()).as_posix()}\n"
+        own = images.resolve().relative_to(folder.resolve()).as_posix()
+        texts[".gitignore"] += "/" + re.sub(r"([\\*?\[\] ])", r"\\\1", own) + "\n"  # a name, not a pattern
     return texts
 
 
@@ -115,6 +122,12 @@ def _refuse(folder: Path, files: dict[str, str], git: bool, dvc: bool) -> None:
         raise ResourceError("git is not there: install it, or pass --no-git")
     if dvc and importlib.util.find_spec("dvc") is None:
         raise ResourceError("DVC is not there: pip install 'clpdd[pipeline]', or pass --no-dvc")
+    if git and _top(folder) is None and (folder / ".git").exists():
+        raise DataError(
+            f"{folder / '.git'} is there, and git finds no repository in it: move it away, or pass --no-git"
+        )
+    if dvc and (folder / ".dvc").exists() and not (folder / ".dvc" / "config").exists():
+        raise DataError(f"{folder / '.dvc'} is there without its file config: move it away, or pass --no-dvc")
 
 
 def _differs(path: Path, text: str) -> bool:
@@ -127,7 +140,7 @@ def _differs(path: Path, text: str) -> bool:
 
 def _version(folder: Path, written: list[Path], git: bool, dvc: bool) -> None:
     """``git init`` and ``dvc init`` where they have not been done."""
-    top = _top(folder) if shutil.which("git") else None
+    top = _top(folder, strict=git) if shutil.which("git") else None
     if git and top is None:
         written.append(folder / ".git")
         _run(folder, "git", "init", "--quiet")
@@ -135,15 +148,25 @@ def _version(folder: Path, written: list[Path], git: bool, dvc: bool) -> None:
     if dvc and not (folder / ".dvc" / "config").exists():
         written.append(folder / ".dvc")
         place = ["--no-scm"] if top is None else ["--subdir"] if top != folder.resolve() else []
-        _run(folder, sys.executable, "-m", "dvc", "init", "--quiet", "--force", *place)
+        _run(folder, sys.executable, "-m", "dvc", "init", "--quiet", *place)
         _run(folder, sys.executable, "-m", "dvc", "config", "core.analytics", "false")
 
 
-def _top(folder: Path) -> Path | None:
-    """The root of the git repository that ``folder`` lies in."""
+def _top(folder: Path, strict: bool = True) -> Path | None:
+    """The root of the git repository that ``folder``, which may be new, lies in; ``None`` where it lies in none.
+
+    Where git finds one and refuses to use it (another owner, a newer format), it is an error if ``strict``.
+    """
+    there = next(path for path in (folder, *folder.resolve().parents) if path.is_dir())
     asked = ["git", "rev-parse", "--show-toplevel"]
-    done = subprocess.run(asked, cwd=folder, capture_output=True, text=True, check=False)
-    return Path(done.stdout.strip()).resolve() if done.returncode == 0 else None
+    words = os.environ | {"LC_ALL": "C"}
+    done = subprocess.run(asked, cwd=there, env=words, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return Path(done.stdout.strip()).resolve()
+    if strict and "not a git repository" not in done.stderr:
+        said = " ".join(done.stderr.split())
+        raise DataError(f"git does not use the repository that {folder} lies in: {said}; mend that, or pass --no-git")
+    return None
 
 
 def _run(folder: Path, *command: str) -> None:

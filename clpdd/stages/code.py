@@ -50,6 +50,10 @@ _CATALOGUES = {
     "report": ("methods", "protocols"),
 }
 
+_LOADED = ("clpdd.encoders.loading",)
+_UNSEEN = {"cache": _LOADED, "distill": _LOADED, "evaluate": _LOADED}
+"""Stage -> modules that act on it through what its fingerprint holds of the encoder, which nobody else sees change."""
+
 
 def code_notes(settings: Settings, digests: RememberedDigests) -> dict[str, dict[str, Any]]:
     """A note for every stage, ``distill/METHOD`` for every method.
@@ -57,7 +61,8 @@ def code_notes(settings: Settings, digests: RememberedDigests) -> dict[str, dict
     Returns:
         Name -> ``{"files": {path in the package: hex SHA-256}, "settings": {name: value}}``. The files hold all that
         ``code_digest`` covers for any run of the stage with these settings, the entries of catalogues, and the
-        shipped weights of the encoders that are used.
+        shipped weights of the encoders that are used. That of a distillation has ``variant`` as well: its method and
+        all its settings.
 
     Raises:
         SettingsError: an encoder lacks weights that must be brought.
@@ -76,13 +81,16 @@ def code_notes(settings: Settings, digests: RememberedDigests) -> dict[str, dict
     notes = {}
     for name, found in named.items():
         stage = name.partition("/")[0]
-        files = code_files(f"clpdd.stages.{stage}", *found)
+        files = code_files(f"clpdd.stages.{stage}", *found, *_UNSEEN.get(stage, ()))
         files += [f"catalogue/{catalogue}.py" for catalogue in _CATALOGUES.get(stage, ())]
         files += weights if stage in ("cache", "distill", "evaluate") else []
         notes[name] = {
             "files": {file: digests.of(PACKAGE / file) for file in sorted(files)},
             "settings": {key: values[key] for key in DECIDING[stage]},
         }
+        if stage == "distill":  # with what the package itself says of a variant that it brings
+            variant = settings.variant(name.partition("/")[2])
+            notes[name]["variant"] = {"method": variant.method, **variant.settings.model_dump(mode="json")}
     return notes
 
 
