@@ -85,6 +85,8 @@ def test_names_that_no_folder_can_bear_are_changed_and_told(tmp_path: Path, capl
         "002-Zebra": "Zebra",
     }
     assert "folders of 3 of 3 classes have other names, e.g. 'and/or' is in '000-and or': their labels" in caplog.text
+    dotted = export(set_of(tmp_path / "dotted", ["x", "x.", "x. "]), "folder", tmp_path / "three")
+    assert json.loads((dotted / "classes.json").read_text()) == {"000-x": "x", "001-x. (2)": "x.", "002-x.  (2)": "x. "}
     export(set_of(tmp_path / "other", ["a/b", "c"]), "folder", tmp_path / "two")
     assert "folders of 1 of 2 classes have other names, e.g. 'a/b' is in 'a b': a folder cannot" in caplog.text
 

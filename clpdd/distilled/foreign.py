@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,8 +19,9 @@ from torch import Tensor
 from ..config.dataset import DatasetSettings
 from ..datasets.build import open_source
 from ..datasets.decode import Undecodable, decode_image
-from ..datasets.listing import BadImages, Source, nearest
+from ..datasets.listing import BadImages, Listing, Source, nearest
 from ..errors import DataError
+from ..storage.files import read_json
 from .dataset import DistilledSet
 
 __all__ = ["read_set"]
@@ -50,8 +52,11 @@ def read_set(
     if (path / "distilled.json").is_file():
         return _own(path, class_names)
     _refuse_tensors(path)
+    if (path / "data.parquet").is_file():  # what ``export`` writes for Hugging Face
+        path = path / "data.parquet"
+    _refuse_soft_labels(path)
     source = _source(path, max_pixels)
-    listing, numbers = source.listings["train"], _numbers(source.class_names, class_names, path)
+    listing, numbers = source.listings["train"], _numbers(_meant(source.class_names, path), class_names, path)
     labels = torch.tensor([numbers[label] for label in listing.labels.tolist()], dtype=torch.int64)
     missing = [name for c, name in enumerate(class_names) if not bool((labels == c).any())]
     if missing:
@@ -59,16 +64,10 @@ def read_set(
             f"{path} has no image of {len(missing)} of {len(class_names)} classes, e.g. {missing[0]!r}: a probe needs "
             f"one of each"
         )
-    pictures = []
-    for row, data in enumerate(listing.read(range(len(labels)))):
-        where = listing.where(row)
-        if isinstance(data, Undecodable):
-            raise DataError(f"{where}: the image {data}")
-        _refuse_floats(data, where, max_pixels)
-        pictures.append(decode_image(data, max_pixels, where))
     order = labels.argsort(stable=True)
+    images = _images(listing, transform, max_pixels)[order]
     info = {"method": path.stem or path.name, "images_per_class": len(labels) / len(class_names)}
-    return DistilledSet(_stack(pictures, transform)[order], labels[order], list(class_names), info)
+    return DistilledSet(images, labels[order], list(class_names), info)
 
 
 def _own(path: Path, class_names: Sequence[str]) -> DistilledSet:
@@ -103,14 +102,39 @@ def _numbers(given: Sequence[str], known: Sequence[str], path: Path) -> list[int
     )
 
 
-def _stack(pictures: list[Image.Image], transform: Callable[[Image.Image], Tensor]) -> Tensor:
-    sizes = {picture.size for picture in pictures}
+def _meant(given: Sequence[str], path: Path) -> list[str]:
+    """Names of the classes whose folders have these: where ``export`` could not keep them, it noted them."""
+    noted = path / "classes.json"
+    if not noted.is_file():
+        return list(given)
+    known = read_json(noted)
+    if not isinstance(known, dict) or not all(isinstance(name, str) for name in known.values()):
+        raise DataError(f"{noted} maps no folders to classes: correct or remove it")
+    return [known.get(name, name) for name in given]
+
+
+def _images(listing: Listing, transform: Callable[[Image.Image], Tensor], max_pixels: int) -> Tensor:
+    """``(n, 3, s, s)`` uint8, a photograph at a time: in a set of several sizes none is kept at its own."""
+    sizes = {_size(data) for data in listing.read(range(len(listing.labels)))}
     width, height = next(iter(sizes))
-    if len(sizes) == 1 and width == height:
-        return (
-            torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2).contiguous()
-        )
-    return torch.stack([transform(picture) for picture in pictures])
+    alike = len(sizes) == 1 and width == height
+    images = []
+    for row, data in enumerate(listing.read(range(len(listing.labels)))):
+        where = listing.where(row)
+        if isinstance(data, Undecodable):
+            raise DataError(f"{where}: the image {data}")
+        _refuse_floats(data, where, max_pixels)
+        picture = decode_image(data, max_pixels, where)
+        images.append(torch.from_numpy(np.array(picture)).permute(2, 0, 1) if alike else transform(picture))
+    return torch.stack(images)
+
+
+def _size(data: bytes | Undecodable) -> tuple[int, int]:
+    """Width and height by the header; (0, 1) of what has none, which the decoder tells of."""
+    try:
+        return (0, 1) if isinstance(data, Undecodable) else Image.open(io.BytesIO(data)).size
+    except Exception:  # whatever a damaged header makes the reader raise
+        return 0, 1
 
 
 # -- what would be normalised twice ------------------------------------------------------------------------------------
@@ -124,6 +148,16 @@ def _refuse_tensors(path: Path) -> None:
                 f"{file} holds tensors, which mostly were normalised already, and whose file may run code: {_REMEDY}, "
                 f"a folder for each class"
             )
+
+
+def _refuse_soft_labels(path: Path) -> None:
+    """Sets whose labels are not hard, which only the distilled folder itself says in full."""
+    soft = (path / "soft_labels.json").is_file()
+    if path.suffix == ".parquet" and path.is_file():
+        with contextlib.suppress(OSError, pa.ArrowException):  # told by the reader
+            soft = "soft_label" in pq.read_schema(path).names
+    if soft:
+        raise DataError(f"{path} has soft labels, which are not read from there: name the distilled folder it is from")
 
 
 def _refuse_floats(data: bytes, where: str, max_pixels: int) -> None:
@@ -149,7 +183,14 @@ def _refuse_arrays(path: Path) -> None:
         return  # told by the reader
     while _is_list(column.type):
         column = column.flatten()
-    extremes = pc.min_max(column.cast(pa.float64())).as_py()
+    try:
+        extremes = pc.min_max(column.cast(pa.float64())).as_py()
+    except pa.ArrowException:
+        extremes = {"min": None}
+    if extremes["min"] is None:
+        raise DataError(
+            f"{path}: column 'image' holds lists of {column.type}, where encoded images are read: write PNG"
+        )
     _refuse(str(path), "column 'image'", extremes["min"], extremes["max"], pa.types.is_floating(column.type))
 
 

@@ -15,7 +15,8 @@ def folder_names(class_names: Sequence[str]) -> list[str]:
     """A folder for every class: its own name wherever a folder can bear it, so that tools show what people know.
 
     Changed are names that hold ``/`` or NUL, begin with a dot, are longer than 200 bytes, or differ from an earlier one
-    in case or composition alone (macOS and Windows keep such folders as one).
+    in case, composition, or dots and spaces at the end alone (macOS and Windows keep such folders as one). Signs and
+    names that Windows alone refuses (``a:b``, ``con``) stay: there the folder cannot be made, and its error says so.
 
     ``torchvision.datasets.ImageFolder`` and its like number classes in the order of their folders' names. Where that is
     not the order of ``class_names``, the label stands in front of each name, ``017-coffee cup``.
@@ -66,5 +67,5 @@ def _borne(name: str) -> str:
 
 
 def _seen_alike(name: str) -> str:
-    """The same of names that a file system which ignores case and composition takes for one."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+    """The same of names that a file system which ignores case, composition or an end of dots takes for one."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()).rstrip(". ")

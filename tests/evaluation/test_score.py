@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 from clpdd.cli.main import main
+from clpdd.datasets.decode import decode_image
 from clpdd.distilled.dataset import DistilledSet, png_bytes
+from clpdd.distilled.export import export
 from clpdd.distilled.foreign import read_set
 from clpdd.encoders.calling import encode
 from clpdd.errors import DataError
@@ -110,6 +114,37 @@ def test_images_of_several_sizes_are_resized_and_cropped(bench: Bench, made: Dis
     assert found.labels.tolist() == [0, 1, 2, 3, 4, 4, 5, 6, 7, 8, 9]
 
 
+def test_what_is_exported_can_be_judged_again(made: DistilledSet, tmp_path: Path) -> None:
+    names = ["tench", "goldfish", "a/b", "shark", *map(str, range(4, 10))]  # their order is not that of the labels
+    replace(made, class_names=names).save(tmp_path / "set")
+    for form in ("folder", "huggingface"):
+        found = read(export(tmp_path / "set", form, tmp_path / form), names=names)
+        assert torch.equal(found.images, made.images)
+        assert found.labels.tolist() == list(range(10))
+
+
+def test_photographs_of_several_sizes_are_not_all_held_at_their_own(
+    made: DistilledSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_folder(tmp_path, made.images, made.labels.tolist(), NAMES)
+    Image.new("RGB", (70, 50), "red").save(root / "4" / "wide.png")
+    decoded, most = list[weakref.ref[Image.Image]](), 0
+
+    def decode(*arguments: Any) -> Image.Image:
+        picture = decode_image(*arguments)
+        decoded.append(weakref.ref(picture))
+        return picture
+
+    def transform(picture: Image.Image) -> Tensor:
+        nonlocal most
+        most = max(most, sum(one() is not None for one in decoded))
+        return torch.zeros(3, 32, 32, dtype=torch.uint8)
+
+    monkeypatch.setattr("clpdd.distilled.foreign.decode_image", decode)
+    assert len(read(root, transform).images) == 11
+    assert most <= 2
+
+
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
 
@@ -148,6 +183,21 @@ def test_arrays_of_integers_are_refused_as_arrays(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "set.parquet", [[[0, 255]] * 2] * 10, list(range(10)), None)
     with pytest.raises(DataError, match="integers in lists from 0 to 255, where encoded 8-bit images are read"):
         read(path)
+
+
+@pytest.mark.parametrize("values", [[[None, None]] * 10, [[["a"]]] * 10])
+def test_lists_of_no_numbers_are_refused_as_lists(tmp_path: Path, values: list[Any]) -> None:
+    path = write_parquet(tmp_path / "set.parquet", values, list(range(10)), None)
+    with pytest.raises(DataError, match=r"column 'image' holds lists of .*, where encoded images are read: write PNG"):
+        read(path)
+
+
+def test_soft_labels_are_not_left_out_without_a_word(made: DistilledSet, tmp_path: Path) -> None:
+    soft = torch.full((10, 10), 0.02) + 0.8 * torch.eye(10)
+    replace(made, soft_labels=soft).save(tmp_path / "set")
+    for form in ("folder", "huggingface"):
+        with pytest.raises(DataError, match="has soft labels, which are not read from there: name"):
+            read(export(tmp_path / "set", form, tmp_path / form))
 
 
 def test_sets_that_cannot_be_judged_say_why(world: World, made: DistilledSet, tmp_path: Path) -> None:
