@@ -1,10 +1,21 @@
-"""The command line as ``python -m clpdd``, where the script ``clpdd`` is not on the path."""
+"""The command line: the script ``clpdd``, and ``python -m clpdd`` where the script is not on the path."""
 
 from __future__ import annotations
 
 import sys
 
-from .cli.main import main
+__all__ = ["run"]
+
+
+def run() -> int:
+    """Run one command. Returns its exit code, 130 after Ctrl-C at any time."""
+    try:
+        from .cli.main import main  # inside, so that Ctrl-C is answered while it is loaded, too
+    except KeyboardInterrupt:
+        print("clpdd: interrupted", file=sys.stderr)
+        return 130
+    return main()
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

@@ -328,7 +328,7 @@ def test_paths_come_out_as_the_bytes_they_are_whatever_the_locale(saved: Path, t
     Image.new("RGB", (8, 8)).save(tmp_path / "good.png")
     os.rename(tmp_path / "good.png", os.fsencode(tmp_path) + b"/" + name)
     (tmp_path / "params.yaml").write_text("dataset: {max_pixels: 10}")
-    command = [sys.executable, "-m", "clpdd.cli", "predict", str(saved), "."]
+    command = [sys.executable, "-m", "clpdd", "predict", str(saved), "."]
     environment = os.environ | {"PYTHONIOENCODING": "ascii:strict"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
     assert done.stdout.splitlines()[1:] == [name + b",,"]

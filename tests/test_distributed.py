@@ -213,7 +213,7 @@ def project(tmp_path: Path) -> Path:
 
 def command(project: Path) -> list[str]:
     places = ["--params", str(project / "params.yaml"), "--data", str(project / "data")]
-    return ["-m", "clpdd.cli", *places, "cache", "--encoder", ENCODER]
+    return ["-m", "clpdd", *places, "cache", "--encoder", ENCODER]
 
 
 def eventually(condition: Callable[[], bool]) -> bool:

@@ -117,6 +117,11 @@ def test_images_a_preset_and_an_encoder_go_into_its_settings(here: Path) -> None
     assert (mixed.dataset.name, mixed.dataset.train, mixed.encoders) == ("folder", "photos", ["dinov2"])
     assert "/photos" in Path(".gitignore").read_text().split()
     assert "# >= 1" in Path("params.yaml").read_text()
+    (here / "w.safetensors").touch()
+    own = ["--encoder", "resnet10t", "--weights", "w.safetensors", "--image-size", "64"]
+    assert main(["init", "own", "--images", "photos", *own, *PLAIN]) == 0
+    options = load_settings("own/params.yaml", place=False).encoder_options["resnet10t"]
+    assert (options.weights, options.image_size) == ("../w.safetensors", 64)
 
 
 def test_nothing_is_overwritten_and_what_is_wrong_leaves_nothing(

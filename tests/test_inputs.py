@@ -14,7 +14,7 @@ import pytest
 from clpdd.config.loading import parse_settings
 from clpdd.config.settings import Settings
 from clpdd.datasets.index import Index
-from clpdd.errors import ArtifactError
+from clpdd.errors import ArtifactError, DataError
 from clpdd.stages.index import run_index
 from clpdd.stages.inputs import run_inputs
 from clpdd.stages.project import Project
@@ -193,9 +193,27 @@ def test_images_of_the_same_size_and_time_are_indexed_again_when_bytes_are_watch
     assert after["a/0.png"] == png(50)
 
 
+@pytest.mark.parametrize(
+    ("train", "told"),
+    [
+        ("fotos", "dataset: fotos does not exist; did you mean photos?"),
+        ("../HERE/fotos", "dataset: ../HERE/fotos does not exist; did you mean ../HERE/photos?"),
+        ("empty", "dataset: empty holds no file: put the images there, or name another place"),
+    ],
+)
+def test_a_place_without_images_is_refused_and_what_was_noted_stays(place: Path, train: str, told: str) -> None:
+    (place / "empty").mkdir()
+    look()
+    before = written(place)
+    with pytest.raises(DataError) as refused:
+        look(dataset={"name": "folder", "train": train.replace("HERE", place.name)})
+    assert str(refused.value) == told.replace("HERE", place.name)
+    assert written(place) == before
+
+
 def test_the_command_takes_no_torch_and_says_that_all_is_as_it_was(place: Path) -> None:
     (place / "params.yaml").write_text("dataset: {name: folder, train: photos}\n")
-    line = [sys.executable, "-X", "importtime", "-m", "clpdd.cli", "inputs"]
+    line = [sys.executable, "-X", "importtime", "-m", "clpdd", "inputs"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for said in ("inputs are noted: 10 files in photos, timm ", "inputs are up to date: 10 files in photos, timm "):
         done = subprocess.run(line, env=environment, capture_output=True, text=True, check=True)

@@ -174,7 +174,7 @@ def test_a_wrong_setting_stops_every_command_before_work(
     (tmp_path / "params.yaml").write_text(f"{setting}\n")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-m", "clpdd.cli", *command],
+        [sys.executable, "-m", "clpdd", *command],
         cwd=tmp_path,
         env=environment,
         capture_output=True,

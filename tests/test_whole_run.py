@@ -128,6 +128,26 @@ def test_settings_named_for_photos_keep_all_but_their_images_and_the_encoder(her
     assert plain.dataset.title == "photos"
 
 
+def test_an_encoder_may_be_named_with_its_options_beside_it(here: Path) -> None:
+    encoder = ["--encoder", "small", "--model", "clpdd_resnet14", "--image-size", "32"]
+    assert main(["run", "photos", "--params", "quick.yaml", *encoder]) == 0
+    used = load_settings(here / "data" / "params.yaml")
+    assert used.encoders == ["small"]
+    assert used.encoder_options["small"].image_size == 32
+
+
+def test_options_in_the_file_of_an_encoder_that_is_named_on_the_line_are_used(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "options.yaml").write_text("encoder_options: {resnet10t: {weights: gone.safetensors}}\n")
+    assert main(["run", "photos", "--params", "options.yaml", "--encoder", "resnet10t"]) == 4
+    assert "gone.safetensors does not exist" in capsys.readouterr().err
+    assert main(["run", "photos", "--encoder", "resnet10t", "--weights", "lost.safetensors"]) == 4
+    assert "lost.safetensors does not exist" in capsys.readouterr().err
+    assert main(["run", "photos", "--weights", "lost.safetensors"]) == 2
+    assert "--weights is of an encoder: name it with --encoder" in capsys.readouterr().err
+
+
 def test_unreadable_photos_are_left_out_and_told(here: Path, caplog: pytest.LogCaptureFixture) -> None:
     (here / "photos" / "red" / "broken.png").write_bytes(b"no picture")
     (here / "quick.yaml").write_text(QUICK + "dataset: {bad_images: skip}\n")

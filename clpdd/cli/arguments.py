@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-__all__ = ["DATA", "PARAMS", "settle", "whole_number"]
+__all__ = ["DATA", "PARAMS", "options_of_encoder", "settle", "whole_number"]
 
 PARAMS, DATA = Path("params.yaml"), Path("data")
 """Where settings and artifacts are looked for. The very object ``PARAMS`` says that no file was named."""
@@ -19,6 +20,13 @@ def settle(options: argparse.Namespace) -> argparse.Namespace:
     if options.command != "run" and not options.named and not PARAMS.exists() and left.exists():
         options.params = left
     return options
+
+
+def options_of_encoder(options: argparse.Namespace) -> dict[str, Any]:
+    """What ``--model``, ``--weights`` and ``--image-size`` say of the encoder, as ``encoder_options`` would."""
+    weights = None if options.weights is None else str(options.weights)
+    wanted = {"model": options.model, "weights": weights, "image_size": options.image_size}
+    return {key: value for key, value in wanted.items() if value is not None}
 
 
 def whole_number(low: int, high: int | None = None) -> Callable[[str], int]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from ..distributed.launch import connect
 from ..errors import DataError, SettingsError
 from ..storage.files import try_writing
+from .arguments import options_of_encoder
 
 if TYPE_CHECKING:
     from ..config.settings import Settings
@@ -208,9 +209,7 @@ def _encoder(options: argparse.Namespace, settings: Settings, name: str) -> Enco
     from ..config.encoder import EncoderOptions
     from ..encoders.loading import load_encoder, resolve_device
 
-    weights = None if options.weights is None else str(options.weights)
-    wanted = {"model": options.model, "weights": weights, "image_size": options.image_size}
-    given = {key: value for key, value in wanted.items() if value is not None}
+    given = options_of_encoder(options)
     own = settings.encoder_options.get(name, EncoderOptions())
     if own.members is not None and given:
         option = "--" + next(iter(given)).replace("_", "-")

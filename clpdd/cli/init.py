@@ -13,8 +13,9 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from ..config.editing import edited
 from ..config.loading import parse_settings
@@ -23,6 +24,7 @@ from ..config.reading import read_yaml
 from ..config.settings import Settings
 from ..errors import DataError, ResourceError, SettingsError
 from ..storage.files import explain_os_errors, remove, write_bytes
+from .arguments import options_of_encoder
 from .photos import settings_for
 from .presets import preset
 
@@ -47,7 +49,7 @@ _DEFAULT = "digits-resnet14"
 def init(options: argparse.Namespace) -> None:
     folder: Path = options.folder
     git, dvc = not options.no_git, not options.no_dvc
-    files = project_files(folder, options.images, options.encoder, options.preset)
+    files = project_files(folder, options.images, options.encoder, options.preset, options_of_encoder(options))
     _refuse(folder, files, git, dvc)
     with _undone_on_failure(folder) as written:
         for name, text in files.items():
@@ -59,7 +61,9 @@ def init(options: argparse.Namespace) -> None:
     print(f"{folder} is ready: {inside}{'dvc repro' if dvc else 'clpdd run'}  (settings: params.yaml; more: README.md)")
 
 
-def project_files(folder: Path, images: Path | None, encoder: str | None, name: str | None) -> dict[str, str]:
+def project_files(
+    folder: Path, images: Path | None, encoder: str | None, name: str | None, given: Mapping[str, Any] | None = None
+) -> dict[str, str]:
     """Every file of a new project and its text, in the order of writing. Nothing is written.
 
     Args:
@@ -67,6 +71,7 @@ def project_files(folder: Path, images: Path | None, encoder: str | None, name: 
         images: folder of class folders, or Parquet; ``None`` takes the preset's data set.
         encoder: timm name or short name; ``None`` takes the preset's, else the one that is shipped.
         name: preset, ``DATASET-ENCODER``; ``None`` without ``images`` takes the digits.
+        given: options of the encoder, as in ``encoder_options``; paths relative to the working folder.
 
     Raises:
         DataError: ``images`` are none.
@@ -75,7 +80,7 @@ def project_files(folder: Path, images: Path | None, encoder: str | None, name: 
     from ..stages.project import open_project
 
     texts = {target: (TEMPLATE / source).read_text(encoding="utf-8") for target, source in _FILES.items()}
-    texts["params.yaml"] = _params(texts["params.yaml"], folder, images, encoder, name)
+    texts["params.yaml"] = _params(texts["params.yaml"], folder, images, encoder, name, given)
     if images is not None and folder.resolve().is_relative_to(images.resolve()):
         raise DataError(
             f"{folder} lies in {images}, where it would be taken for a class: name a folder beside the images"
@@ -91,18 +96,25 @@ def project_files(folder: Path, images: Path | None, encoder: str | None, name: 
     return texts
 
 
-def _params(text: str, folder: Path, images: Path | None, encoder: str | None, name: str | None) -> str:
+def _params(
+    text: str,
+    folder: Path,
+    images: Path | None,
+    encoder: str | None,
+    name: str | None,
+    given: Mapping[str, Any] | None,
+) -> str:
     if name is not None or images is None:
         text = edited(text, preset(name or _DEFAULT), _WHOLE)
-    if images is None and encoder is None:
+    if images is None and encoder is None and not given:
         return text
     known = read_yaml(text)
     before = set(known["dataset"])
     if images is not None:
         known["dataset"] = {key: value for key, value in known["dataset"].items() if key not in ("root", "title")}
         known["dataset"] |= {"name": "folder", "train": str(images), "validation": None, "test": None}
-    found = settings_for(images, encoder, parse_settings(known, source="the new params.yaml"))
-    values = found.model_dump(mode="json")
+    found = settings_for(images, encoder, parse_settings(known, source="the new params.yaml"), given)
+    values = (placed(found, Path(), folder) if given else found).model_dump(mode="json")
     changes = {key: values[key] for key in ("encoders", "encoder_options")}
     if images is not None:
         plain = Settings().dataset.model_dump(mode="json")

@@ -89,6 +89,12 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _encoder_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", help="timm model of the encoder (default: encoder_options, or its name)")
+    command.add_argument("--weights", type=Path, help="safetensors file of its weights (default: as above)")
+    command.add_argument("--image-size", type=int, help="input side in pixels (default: as above)")
+
+
 def _whole(add: Callable[..., argparse.ArgumentParser]) -> None:
     text = "run every stage, from photos to the result table and the report; a killed run is continued"
     run = add("run", whole.run, text)
@@ -96,6 +102,7 @@ def _whole(add: Callable[..., argparse.ArgumentParser]) -> None:
     run.add_argument("photos", type=Path, nargs="?", help=text)
     text = "timm name, or a name in encoder_options (default: that of the settings file, else the small one shipped)"
     run.add_argument("--encoder", help=text)
+    _encoder_options(run)
     run.add_argument("--out", type=Path, help="folder of the artifacts (default: that of --data)")
     text = "settings file; with photos it must be named here to be used, or the defaults for photographs are"
     run.add_argument("--params", type=Path, default=argparse.SUPPRESS, help=text)
@@ -107,6 +114,7 @@ def _prepare(add: Callable[..., argparse.ArgumentParser]) -> None:
     text = "folder of class folders, or Parquet file or folder (default: that of the preset)"
     project.add_argument("--images", type=Path, help=text)
     project.add_argument("--encoder", help="timm name or short name (default: that of the preset)")
+    _encoder_options(project)
     project.add_argument("--preset", help="DATASET-ENCODER, as `clpdd preset` lists them (default: the digits)")
     project.add_argument("--no-git", action="store_true", help="make no git repository")
     project.add_argument("--no-dvc", action="store_true", help="do not initialise DVC")
@@ -142,9 +150,7 @@ def _hand_over(add: Callable[..., argparse.ArgumentParser]) -> None:
     onnx.add_argument("--with-encoder", action="store_true", help=text)
     onnx.add_argument("--out", type=Path, required=True, help=".onnx file to write")
     for command in (probe, predict, onnx):
-        command.add_argument("--model", help="timm model of the encoder (default: encoder_options, or its name)")
-        command.add_argument("--weights", type=Path, help="safetensors file of its weights (default: as above)")
-        command.add_argument("--image-size", type=int, help="input side in pixels (default: as above)")
+        _encoder_options(command)
     export = add("export", commands.export, "write a distilled dataset in the form of another tool")
     export.add_argument("distilled", type=Path, help="folder of a distilled dataset")
     export.add_argument(

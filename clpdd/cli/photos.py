@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ import yaml
 from ..config.loading import parse_settings
 from ..config.placing import placed
 from ..config.settings import Settings
-from ..errors import DataError
+from ..errors import DataError, SettingsError
 from ..storage.files import write_bytes
 
-__all__ = ["dataset_of", "settings_for", "write_settings"]
+__all__ = ["dataset_of", "settings_for", "with_encoder", "write_settings"]
 
 _SPLITS = {"train": ("train", "training"), "validation": ("validation", "val", "valid", "dev"), "test": ("test",)}
 _LENIENT = {"bad_images": "skip", "duplicates": "drop"}
@@ -58,8 +59,37 @@ def _tables(photos: Path, names: list[str]) -> dict[str, list[str]]:
     return found if "train" in found else {"train": [str(photos / name) for name in names]}
 
 
-def settings_for(photos: Path | None, encoder: str | None, base: Settings | None) -> Settings:
+def with_encoder(values: Any, encoder: str | None, given: Mapping[str, Any] | None = None) -> Any:
+    """Values of a settings file with this encoder in place of its own; ``given`` are options of it, named beside it.
+
+    Values that are none, and ``encoder=None``, come back as they are. Raises ``SettingsError`` where options are given
+    and no encoder.
+    """
+    if encoder is None and given:
+        raise SettingsError(f"--{next(iter(given)).replace('_', '-')} is of an encoder: name it with --encoder")
+    if encoder is None or not isinstance(values, dict):
+        return values
+    options = values.get("encoder_options") or {}
+    own = options.get(encoder) if isinstance(options, dict) else None
+    kept = {encoder}
+    if isinstance(own, dict):
+        kept |= set(own.get("members") or ())
+    changed = {name: own for name, own in options.items() if name in kept} if isinstance(options, dict) else options
+    if given:
+        changed = changed | {encoder: (own or {}) | dict(given)}
+    return values | {
+        "encoders": [encoder],
+        "encoder_options": changed,
+        "benchmark": (values.get("benchmark") or {}) | {"encoders": []},
+    }
+
+
+def settings_for(
+    photos: Path | None, encoder: str | None, base: Settings | None, given: Mapping[str, Any] | None = None
+) -> Settings:
     """The settings of ``base`` (``None``: the defaults) with these images and this encoder in place of its own.
+
+    ``given`` are options of the encoder, as in ``encoder_options``.
 
     Without a ``base``, images that cannot be read and those that a later split has too are left out and counted,
     because there is no settings file in which to say so. Raises ``DataError`` and ``SettingsError``.
@@ -70,13 +100,7 @@ def settings_for(photos: Path | None, encoder: str | None, base: Settings | None
         own = values.get("dataset", {}) if base is not None else dict(_LENIENT)
         title = own.get("title") or photos.resolve().name[:80] or "photos"
         values["dataset"] = own | sources | {"title": title, "download": False} | dataset_of(photos)
-    if encoder is not None:
-        options = values.get("encoder_options", {})
-        used = {encoder, *((options.get(encoder) or {}).get("members") or ())}
-        values["encoders"] = [encoder]
-        values["encoder_options"] = {name: own for name, own in options.items() if name in used}
-        values["benchmark"] = values.get("benchmark", {}) | {"encoders": []}
-    return parse_settings(values, source="the settings for these images")
+    return parse_settings(with_encoder(values, encoder, given), source="the settings for these images")
 
 
 def write_settings(settings: Settings, path: Path) -> None:

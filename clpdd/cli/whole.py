@@ -7,8 +7,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from ..errors import SettingsError
-from .arguments import PARAMS
-from .photos import settings_for, write_settings
+from .arguments import PARAMS, options_of_encoder
+from .photos import settings_for, with_encoder, write_settings
 
 if TYPE_CHECKING:
     from ..config.settings import Settings
@@ -44,4 +44,10 @@ def _settings(options: argparse.Namespace) -> Settings:
         )
     if not used and PARAMS.exists():
         log.info("%s is not used, since photos are named: pass --params %s to take its settings", PARAMS, PARAMS)
-    return settings_for(options.photos, options.encoder, load_settings(options.params) if used else None)
+    given = options_of_encoder(options)
+    base = (
+        load_settings(options.params, change=lambda values: with_encoder(values, options.encoder, given))
+        if used
+        else None
+    )
+    return settings_for(options.photos, options.encoder, base, given)

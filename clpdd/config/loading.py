@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ from .settings import Settings
 __all__ = ["load_settings", "parse_settings"]
 
 
-def load_settings(path: Path | str = "params.yaml", place: bool = True) -> Settings:
+def load_settings(
+    path: Path | str = "params.yaml", place: bool = True, change: Callable[[Any], Any] | None = None
+) -> Settings:
     """Read and check a settings file. Its paths are relative to its own folder; they come relative to the working one.
 
-    Without ``place`` they come as they are written.
+    Args:
+        place: ``False`` leaves paths as they are written.
+        change: what to make of the file's values before they are checked.
 
     Raises:
         SettingsError: naming the file and, for each problem, the key, the value, what is allowed and the nearest
@@ -36,7 +41,8 @@ def load_settings(path: Path | str = "params.yaml", place: bool = True) -> Setti
     except UNREADABLE as error:
         where = " ".join(str(error).split())
         raise SettingsError(f"{path} is not plain YAML: {where}") from error
-    settings = parse_settings(values if values is not None else {}, source=str(path), text=text)
+    values = {} if values is None else values
+    settings = parse_settings(values if change is None else change(values), source=str(path), text=text)
     return placed(settings, path.parent) if place else settings
 
 

@@ -316,6 +316,15 @@ def nearest(name: str, options: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+def nearest_path(path: Path, written: str) -> str:
+    """``"; did you mean X?"`` or nothing, of what lies beside ``path``, which the settings call ``written``."""
+    if not path.parent.is_dir():
+        return ""
+    names = {beside.name: str(Path(written).parent / beside.name) for beside in path.parent.iterdir()}
+    near = difflib.get_close_matches(path.name, [*names], n=1, cutoff=0.5)
+    return f"; did you mean {names[near[0]]}?" if near else ""
+
+
 def max_file_bytes(max_pixels: int) -> int:
     """The longest file that can hold an image of ``max_pixels`` pixels."""
     return 8 * max_pixels + (1 << 20)

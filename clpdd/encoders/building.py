@@ -145,7 +145,8 @@ class Blueprint:
         return ArtifactError(
             f"the pre-trained weights of {self.name!r} cannot be had ({one_line(error)}). Without a connection, "
             f"download the .safetensors file of {self.architecture} elsewhere and set "
-            f"encoder_options: {{{key}: {{{model}weights: path/to/file.safetensors}}}}"
+            f"encoder_options: {{{key}: {{{model}weights: path/to/file.safetensors}}}} in the settings file, or pass "
+            f"--weights FILE to clpdd run"
         )
 
     def _unreachable(self, error: Exception) -> ArtifactError:

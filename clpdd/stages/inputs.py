@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from ..config.settings import Settings
+from ..datasets.listing import nearest_path
 from ..datasets.watch import Seen, differences, look
-from ..errors import ArtifactError
+from ..errors import ArtifactError, DataError
 from ..storage.digests import RememberedDigests
 from ..storage.files import canonical_json, read_json, remove, remove_leftovers, write_bytes, write_json
 from ..storage.layout import Layout
@@ -47,6 +48,7 @@ def run_inputs(settings: Settings, layout: Layout, base: Path = Path("."), code:
     Raises:
         SettingsError: an encoder lacks weights that must be brought.
         ArtifactError: a local weights file or model folder does not exist; the encoder is named.
+        DataError: a place that should hold images does not exist or holds no file; what was noted stays.
         DataError, ResourceError: images or weights cannot be read, the files cannot be written.
         BusyError: another live process is at it.
     """
@@ -57,6 +59,7 @@ def run_inputs(settings: Settings, layout: Layout, base: Path = Path("."), code:
         digests.save()
         seen = look(settings.dataset, base, layout.made)
         memory, known = layout.work / "inputs" / "encoders.json", layout.work / "inputs" / "code.json"
+        _refuse_nothing(seen, base)
         before = _recall(memory)
         lines = [*_said_of_encoders(before or {}, encoders), *news_of_images(layout, seen)]
         lines += _said_of_code(_recall(known) or {}, notes)
@@ -69,6 +72,15 @@ def run_inputs(settings: Settings, layout: Layout, base: Path = Path("."), code:
     for line in lines or [f"{first}: {_told(seen, encoders)}"]:
         log.info("%s", line)
     return lines
+
+
+def _refuse_nothing(seen: Seen, base: Path) -> None:
+    for place, files in seen.places.items():
+        path = base / Path(place).expanduser()
+        if not files and path.exists():
+            raise DataError(f"dataset: {place} holds no file: put the images there, or name another place")
+        if not files:
+            raise DataError(f"dataset: {place} does not exist{nearest_path(path, place)}")
 
 
 # -- encoders ----------------------------------------------------------------------------------------------------------

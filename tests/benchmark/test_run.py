@@ -88,7 +88,7 @@ def test_a_killed_comparison_goes_on_where_it_was(world: World, tmp_path: Path) 
         "benchmark": {"methods": ["clp-no-dsa"], "steps": 150, "halvings": 0, "seeds": 1, "views": 2},
     }
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(own))
-    command = [sys.executable, "-m", "clpdd.cli", "--params", str(tmp_path / "params.yaml")]
+    command = [sys.executable, "-m", "clpdd", "--params", str(tmp_path / "params.yaml")]
     command += ["--data", str(tmp_path / "data"), "benchmark"]
     rooms = tmp_path / "data" / "work" / "benchmark"
 

@@ -67,7 +67,7 @@ class Place:
         return main([*self.options, *command(step)])
 
     def spawn(self, step: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, "-m", "clpdd.cli", *self.options, *command(step)]
+        line = [sys.executable, "-m", "clpdd", *self.options, *command(step)]
         return subprocess.run(line, capture_output=True, text=True, timeout=120, **options)
 
     def output(self, step: str) -> str:

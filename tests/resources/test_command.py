@@ -98,7 +98,7 @@ def test_a_second_run_of_a_whole_stage_is_told_so(
 
 def test_help_and_refusals_do_not_wait_for_torch(place: Place) -> None:
     (place.folder / "params.yaml").write_text("distil: {}", encoding="utf-8")
-    line = [sys.executable, "-X", "importtime", "-m", "clpdd.cli", *place.options, "index"]
+    line = [sys.executable, "-X", "importtime", "-m", "clpdd", *place.options, "index"]
     done = subprocess.run(line, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "did you mean distill?" in done.stderr

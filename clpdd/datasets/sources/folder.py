@@ -11,7 +11,18 @@ from ...config.dataset import DatasetSettings
 from ...errors import DataError
 from ..classes import ordered_names
 from ..decode import Undecodable
-from ..listing import BadImages, File, Files, Listing, Source, check_class_names, max_file_bytes, nearest, printable
+from ..listing import (
+    BadImages,
+    File,
+    Files,
+    Listing,
+    Source,
+    check_class_names,
+    max_file_bytes,
+    nearest,
+    nearest_path,
+    printable,
+)
 from ..walking import entries, files_below, identity, is_folder, looks_like_image
 
 __all__ = ["list_folder", "list_roots", "scan"]
@@ -63,13 +74,12 @@ def _roots(value: str | list[str], base: Path, setting: str) -> list[Path]:
     if not items:
         raise DataError(f"{setting} is an empty list: name at least one folder, or null")
     paths = [base / Path(item).expanduser() for item in items]
-    for path in paths:
+    for path, item in zip(paths, items, strict=True):
         if path.is_dir():
             continue
         if path.exists():
             raise DataError(f"{setting}: {path} is a file, but a folder with one folder per class is needed: unpack it")
-        near = nearest(path.name, (p.name for p in path.parent.iterdir())) if path.parent.is_dir() else ""
-        raise DataError(f"{setting}: {path} does not exist{near}")
+        raise DataError(f"{setting}: {path} does not exist{nearest_path(path, item)}")
     return paths
 
 
