@@ -11,6 +11,7 @@ __all__ = ["EXAMPLES", "commands", "commands_reference"]
 
 EXAMPLES = {
     "run": "clpdd run photos/ --out shapes",
+    "init": "clpdd init mine --images photos/ --encoder resnet18.a1_in1k",
     "inputs": "clpdd inputs",
     "index": "clpdd index",
     "cache": "clpdd cache --encoder clpdd_resnet14",

@@ -62,6 +62,8 @@ def test_its_pipeline_is_the_clones_with_notes_of_the_code_in_place_of_the_code(
     assert own["inputs"].pop("cmd") == ours["inputs"].pop("cmd") + " --code"
     for name, stage in ours.items():
         kept = [dep for dep in stage["deps"] if not dep.startswith("clpdd/")]
+        if name == "distill":
+            stage["params"] = ["seed", "encoder_options"]
         if name == "inputs":
             stage.pop("deps")
         else:
@@ -265,6 +267,9 @@ def test_other_settings_of_a_variant_that_the_package_brings_change_its_note(mon
     monkeypatch.setitem(BUILT_IN, "lgm", BUILT_IN["lgm"] | {"steps": 100})
     after = notes(methods=["clp", "lgm"])
     assert {name for name in after if after[name] != before[name]} == {"distill/lgm"}
+    other = notes(methods=["clp", "lgm", "centroid"], distill={"temperature": 0.2})
+    plain = notes(methods=["clp", "lgm", "centroid"])
+    assert {name for name in other if other[name] != plain[name]} == {"distill/clp", "report"}  # the report tells it
 
 
 # -- a real DVC --------------------------------------------------------------------------------------------------------

@@ -81,6 +81,14 @@ class MethodVariant:
     method: str
     settings: DistillSettings
 
+    @property
+    def deciding(self) -> dict[str, Any]:
+        """The settings that decide its result, as JSON values: all but those that the method has no use for."""
+        unused = METHODS[self.method].unused
+        if self.settings.labels == "probe" and "labels" not in unused:
+            unused = tuple(name for name in unused if name != "temperature")  # of the probe's predictions
+        return self.settings.model_dump(mode="json", exclude=set(unused))
+
 
 def resolve(name: str, base: DistillSettings, own: Section | None = None) -> MethodVariant:
     """The method called ``name`` and its settings: ``base``, then the built-in variant, then the user's ``own``.

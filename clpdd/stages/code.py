@@ -25,7 +25,7 @@ DECIDING: dict[str, tuple[str, ...]] = {
     "index": ("seed", "dataset"),
     "cache": ("encoder_options", "cache"),
     "kernels": ("kernels",),
-    "distill": ("seed", "encoder_options", "variants", "distill"),
+    "distill": ("seed", "encoder_options"),
     "evaluate": ("seed", "encoders", "encoder_options", "methods", "evaluate"),
     "report": (
         "seed",
@@ -40,7 +40,10 @@ DECIDING: dict[str, tuple[str, ...]] = {
         "report",
     ),
 }
-"""Stage -> the settings that decide it, as ``params`` in ``dvc.yaml`` says to DVC, which does not see defaults."""
+"""Stage -> the settings that decide it, as ``params`` in ``dvc.yaml`` says to DVC, which does not see defaults.
+
+Those of ``variants`` and ``distill`` that decide a distillation are in its own note: few concern all methods.
+"""
 
 _CATALOGUES = {
     "index": ("datasets",),
@@ -62,7 +65,7 @@ def code_notes(settings: Settings, digests: RememberedDigests) -> dict[str, dict
         Name -> ``{"files": {path in the package: hex SHA-256}, "settings": {name: value}}``. The files hold all that
         ``code_digest`` covers for any run of the stage with these settings, the entries of catalogues, and the
         shipped weights of the encoders that are used. That of a distillation has ``variant`` as well: its method and
-        all its settings.
+        the settings that decide its result.
 
     Raises:
         SettingsError: an encoder lacks weights that must be brought.
@@ -90,7 +93,7 @@ def code_notes(settings: Settings, digests: RememberedDigests) -> dict[str, dict
         }
         if stage == "distill":  # with what the package itself says of a variant that it brings
             variant = settings.variant(name.partition("/")[2])
-            notes[name]["variant"] = {"method": variant.method, **variant.settings.model_dump(mode="json")}
+            notes[name]["variant"] = {"method": variant.method, **variant.deciding}
     return notes
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..catalogue.methods import METHODS
-from ..config.distill import DistillSettings
 from ..datasets.index import Index
 from ..distilled.classifier import Classifier
 from ..distilled.dataset import DistilledSet
@@ -39,9 +38,8 @@ __all__ = ["distill", "run_distill"]
 def run_distill(project: Project, encoder: str, method: str, watch: Watch = SILENT) -> DistilledSet:
     """One distilled dataset of a project: ``method`` is a name in its ``methods``."""
     variant, target = project.settings.variant(method), project.layout.distilled(encoder, method)
-    relevant = _relevant(variant.settings, METHODS[variant.method].unused)
     item = f"{encoder}/{method}"
-    project.take("distill", item, target, "seed", encoder=encoder, kind=variant.method, distill=relevant)
+    project.take("distill", item, target, "seed", encoder=encoder, kind=variant.method, distill=variant.deciding)
     return distill(
         variant,
         project.training(encoder),
@@ -92,7 +90,7 @@ def distill(
     per_class = settings.per_class(opened.index.class_names)  # refuses names that are no classes
     if entry.optimises:
         _refuse_idle_ranks(ranks, sum(per_class), opened)
-    relevant = _relevant(settings, entry.unused)
+    relevant = variant.deciding
     device = encoder.device
     record = fingerprint(
         method=variant.method,
@@ -233,13 +231,6 @@ def _compute(method: Method, context: Context, strictly: bool) -> DistilledSet:
     device = encoder.device
     with deterministic(device, attempt), limit(device, context.runtime.memory):
         return method(context)
-
-
-def _relevant(settings: DistillSettings, unused: tuple[str, ...]) -> dict[str, Any]:
-    """The settings that decide the result of a method whose entry says which do not."""
-    if settings.labels == "probe" and "labels" not in unused:
-        unused = tuple(name for name in unused if name != "temperature")  # of the probe's predictions
-    return settings.model_dump(mode="json", exclude=set(unused))
 
 
 def _replay(result: DistilledSet, watch: Watch) -> None:
