@@ -308,8 +308,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not os.environ.get("PREFECT_API_URL"):
             raise DeploymentError("PREFECT_API_URL is not set: say which server, e.g. http://127.0.0.1:4200/api")
         missed = datetime.timedelta(seconds=options.missed)
-        for name in deploy(ROOT, options.gpus, missed, options.file, options.paused):
+        names = deploy(ROOT, options.gpus, missed, options.file, options.paused)
+        for name in names:
             print(name)
+        print(f"\nWorker, in this folder:  python -m flows.worker\nA run:  prefect deployment run {names[0]}")
     except DeploymentError as error:
         print(error, file=sys.stderr)
         return 1

@@ -25,7 +25,8 @@ def test_the_nearest_folder_below_what_was_named_says_the_class(tmp_path: Path) 
 def test_few_classes_are_a_table_of_counts() -> None:
     pairs = [("a", "a"), ("a", "a"), ("a", "bee"), ("bee", "bee")]
     assert confusion_in_words(pairs, 2, ["a", "bee", "unseen"]).splitlines() == [
-        "accuracy: 3 of 4 images in folders named after a class (75.0 %); 2 others lie in no such folder",
+        "accuracy: 3 of 4 images in folders named after a class (75.0 %); 2 others lie in no such folder; "
+        "images that the set was distilled from count too, if they are among these",
         "true \\ taken for  a  bee",
         "a                 2    1",
         "bee               0    1",

@@ -35,7 +35,7 @@ def test_every_setting_is_explained() -> None:
     rows = {row.key: row for _, _, section in entries(PARAMS) for row in section}
     assert [key for key, row in rows.items() if not row.meaning] == []
     assert {key.split(".")[0] for key in rows} == set(Settings.model_fields)
-    assert rows["distill.temperature"].allowed == "number (> 0)"
+    assert rows["distill.temperature"].allowed == "number (> 0) or `auto`"
     assert rows["dataset.max_per_class.train"].allowed == "integer (≥ 1, ≤ 2³¹) or `null`"
     assert rows["distill.schedule"].allowed == "`constant` | `cosine`"
     assert rows["evaluate.augment.flip"].default == "0.5"

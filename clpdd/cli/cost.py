@@ -162,4 +162,6 @@ def duration(seconds: float) -> str:
         else f"{seconds / 60:.1f} min"
         if seconds >= 60
         else f"{seconds:.0f} s"
+        if seconds >= 1
+        else "<1 s"
     )

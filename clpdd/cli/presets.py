@@ -59,7 +59,7 @@ def preset(name: str, folder: Path | str = PRESETS) -> dict[str, Any]:
 
 
 def preset_table(folder: Path | str = PRESETS) -> str:
-    """Datasets by encoders: how long the whole pipeline of every preset takes, at ``cost.ASSUMED``."""
+    """Datasets by encoders: how long the encoder's passes of every preset take, at ``cost.ASSUMED``."""
     folder = Path(folder)
     datasets, encoders = _halves(folder, "datasets"), _halves(folder, "encoders")
     rows = [["", "classes", "images", "images per class", *encoders]]
@@ -82,11 +82,11 @@ def preset_table(folder: Path | str = PRESETS) -> str:
     ]
     return "\n".join(
         [
-            "Time of the whole pipeline, from images to the report, by dataset and encoder:",
+            "Time of the encoder's passes in all stages, by dataset and encoder; decoding and probes come on top:",
             "",
             *(line.rstrip() for line in lines),
             "",
-            f"Assumed: {ASSUMED_IN_WORDS}.",
+            f"Assumed: {ASSUMED_IN_WORDS}. ?: unknown before the images are there.",
             f"A preset is DATASET-ENCODER, as in: clpdd preset {example} --root FOLDER",
         ]
     )

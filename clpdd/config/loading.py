@@ -39,11 +39,20 @@ def load_settings(
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from None
     except UNREADABLE as error:
-        where = " ".join(str(error).split())
-        raise SettingsError(f"{path} is not plain YAML: {where}") from error
+        raise SettingsError(f"{path} is not plain YAML: {_told(error)}") from error
     values = {} if values is None else values
     settings = parse_settings(values if change is None else change(values), source=str(path), text=text)
     return placed(settings, path.parent) if place else settings
+
+
+def _told(error: Exception) -> str:
+    """What a YAML reader says, with line and column in front; elsewhere its first words."""
+    mark, said = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None or not said:
+        return " ".join(str(error).split())
+    begun, since = getattr(error, "context", None), getattr(error, "context_mark", None)
+    before = f" ({begun} from line {since.line + 1} on)" if begun and since is not None else ""
+    return f"line {mark.line + 1}, column {mark.column + 1}: {said}{before}"
 
 
 def parse_settings(values: Any, source: str = "settings", text: str | None = None) -> Settings:

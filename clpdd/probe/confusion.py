@@ -38,6 +38,7 @@ def confusion_in_words(pairs: Sequence[tuple[str, str]], others: int, class_name
     right = sum(true == found for true, found in pairs)
     rest = f"; {others} others lie in no such folder" if others else ""
     head = f"accuracy: {right} of {len(pairs)} images in folders named after a class ({100 * right / len(pairs):.1f} %)"
+    rest += "; images that the set was distilled from count too, if they are among these"
     counts = Counter(pairs)
     if len(class_names) > _WHOLE:
         mistakes = Counter({pair: count for pair, count in counts.items() if pair[0] != pair[1]})

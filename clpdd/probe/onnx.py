@@ -71,7 +71,7 @@ def write_onnx(classifier: Classifier, target: Path | str, encoder: Encoder | No
     Without an encoder the model takes ``features (b, d)``, with one ``images (b, 3, s, s)`` in [0, 1], ``s`` being
     the encoder's input size; both float32 with any ``b``. It gives ``probabilities (b, C)`` float32, calibrated as
     those of ``Classifier``. The metadata hold ``class_names`` and ``encoder`` (its description, and how a picture is
-    resized and cropped: ``resize``, ``size``, ``interpolation``) as JSON.
+    resized and cropped: ``resize``, ``size``, ``interpolation``, and what of it the model does: ``input``) as JSON.
 
     Args:
         target: replaced where it exists.
@@ -96,7 +96,7 @@ def write_onnx(classifier: Classifier, target: Path | str, encoder: Encoder | No
         classifier.check(encoder)
         own = copy.deepcopy(encoder).cpu()
         model, name, shape = _Whole(own, head).eval(), "images", (3, own.size, own.size)
-        facts |= {"resize": own.resized}
+        facts |= {"resize": own.resized, "input": "pixels from 0 to 1, RGB; the model normalises them itself"}
     held = sum(value.numel() * value.element_size() for value in (*model.parameters(), *model.buffers()))
     if held > _LARGEST:
         raise ResourceError(f"the weights take {held / 2**30:.1f} GiB, and an ONNX file holds 2: write the probe alone")

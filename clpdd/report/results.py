@@ -11,7 +11,7 @@ from ..runtime.notebook import figure_of, html_table, optional
 from ..storage.layout import Layout
 from .data import read_table
 from .lines import COLUMNS, headline_of
-from .table import headline_in_words, lines_of, table_of
+from .table import headline_in_words, lines_of, table_of, tells_top5
 from .words import views_in_words
 
 __all__ = ["Results"]
@@ -80,13 +80,22 @@ class Results(dict[str, dict[str, float]]):
         return table_of(self.lines)
 
     def _repr_html_(self) -> str:
-        header = ("probe", "trained on", "method", "top-1 %", "±", "% of full", "top-5 %", "probes")
+        shown = {
+            "top1": "top-1 %",
+            "top1_std": "±",
+            "share_of_full": "% of full",
+            "top5": "top-5 %",
+            "probes": "probes",
+        }
+        if not tells_top5(self.lines):
+            shown.pop("top5")
+        header = ("probe", "trained on", "method", *shown.values())
         rows = [
             (
                 line["protocol"],
                 "all images" if line["method"] == "full" else views_in_words(line["views"], of_each=False),
                 line["method"],
-                *(line[name] for name in ("top1", "top1_std", "share_of_full", "top5", "probes")),
+                *(line[name] for name in shown),
             )
             for line in self.lines
         ]

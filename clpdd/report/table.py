@@ -13,7 +13,16 @@ from ..storage.layout import Layout
 from .lines import COLUMNS, headline_of, result_lines
 from .words import probe_in_words, views_in_words
 
-__all__ = ["aligned", "headline_in_words", "lines_of", "result_csv", "result_json", "result_table", "table_of"]
+__all__ = [
+    "aligned",
+    "headline_in_words",
+    "lines_of",
+    "result_csv",
+    "result_json",
+    "result_table",
+    "table_of",
+    "tells_top5",
+]
 
 
 def lines_of(layout: Layout) -> list[dict[str, Any]]:
@@ -50,13 +59,15 @@ def table_of(lines: list[dict[str, Any]]) -> str:
     several = len({line[key] for line in lines for key in ("distil_encoder", "eval_encoder")}) > 1
     grouped = any(line["worst_group"] is not None for line in lines)
     encoders = ["distilled with", "evaluated with"] if several else []
-    worst = ["worst group %"] if grouped else []
-    header = ["probe", "trained on", "method", *encoders, "top-1 %", "% of full", "top-5 %", *worst, "probes"]
+    telling = tells_top5(lines)
+    more = [*(["top-5 %"] if telling else []), *(["worst group %"] if grouped else [])]
+    header = ["probe", "trained on", "method", *encoders, "top-1 %", "% of full", *more, "probes"]
     cells = []
     for line in lines:
         names = [line["distil_encoder"], line["eval_encoder"]] if several else []
         seen = "all images" if line["method"] == "full" else views_in_words(line["views"], of_each=False)
-        numbers = [_top1(line), _percent(line["share_of_full"], 1), _percent(line["top5"])]
+        numbers = [_top1(line), _percent(line["share_of_full"], 1)]
+        numbers += [_percent(line["top5"])] if telling else []
         last = [_percent(line["worst_group"])] if grouped else []
         cells.append([line["protocol"], seen, line["method"], *names, *numbers, *last, str(line["probes"])])
     text = aligned([header, *cells], left=3 + len(encoders))
@@ -64,6 +75,11 @@ def table_of(lines: list[dict[str, Any]]) -> str:
     told = [f"{name}: {meaning}" for name, meaning in meanings if meaning]
     number = headline_in_words(headline_of(lines))
     return "\n\n".join([text, "\n".join([*told, *([number] if number else [])])])
+
+
+def tells_top5(lines: list[dict[str, Any]]) -> bool:
+    """Whether top-5 says anything: of five classes or fewer it is always 100 %."""
+    return any(line["top5"] is not None and line["top5"] < 100 for line in lines)
 
 
 def _percent(value: float | None, digits: int = 2) -> str:
