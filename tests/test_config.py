@@ -94,10 +94,7 @@ def test_every_problem_is_named_at_once() -> None:
         ("distill:\n  steps: 1\n  steps: 1\n", "stands twice"),
         ("seed: !!python/object/apply:os.system ['true']\n", "is not plain YAML"),
         ("seed: !custom 1\n", "is not plain YAML"),
-        (
-            "seed: [1\n",
-            r"is not plain YAML: line 2, column 1: expected .* \(while parsing a flow sequence from line 1 on\)$",
-        ),
+        ("seed: [1\n", "is not plain YAML: line 2, column 1: expected"),
         ("seed: 1\n  cache: 2\n", "is not plain YAML: line 2, column 8: mapping values are not allowed here"),
         ("distill: {temperature: .nan}\n", "finite number"),
         ("distill: {temperature: .inf}\n", "finite number"),
