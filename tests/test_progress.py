@@ -140,3 +140,13 @@ def test_what_the_clock_ends_is_stopped_at_seconds_not_at_a_step_of_billions(wor
     timed = dataclasses.replace(plain, watch=Watch(snapshots=range(2**31), on_snapshot=stop, budget=600.0))
     with pytest.raises(Preempted, match=r"^stopped by SIGTERM after \d+ of 600 seconds, step [23]; saved: "):
         load_method("clp")(timed)
+
+
+def test_where_some_take_far_longer_no_time_left_is_reckoned(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock(monkeypatch)
+    with Progress(3, "evaluate", "result", even=False) as progress:
+        clock.now += 10
+        progress.update()
+    assert capsys.readouterr().err == "evaluate: 1 of 3 results\nevaluate: 1 of 3 results\n"

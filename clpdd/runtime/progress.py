@@ -37,9 +37,11 @@ class Progress:
         unit: one of them, as ``"step"``.
         done: how many are done already.
         show: ``False`` says nothing.
+        even: whether all take about as long; else no time that is left is reckoned from those that are done.
     """
 
-    def __init__(self, total: int, what: str, unit: str, done: int = 0, show: bool = True) -> None:
+    def __init__(self, total: int, what: str, unit: str, done: int = 0, show: bool = True, even: bool = True) -> None:
+        self.even = even
         self.total, self.what, self.unit, self.done = total, what, unit, done
         self.readings: dict[str, str] = {}
         self._bar = tqdm(
@@ -48,6 +50,7 @@ class Progress:
             desc=what,
             unit=unit,
             dynamic_ncols=True,
+            bar_format=None if even else "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
             disable=(False if _WIDGETS else None) if show else True,  # None: where stderr is no terminal
         )
         self._log = show and self._bar.disable
@@ -95,7 +98,7 @@ class Progress:
     def _say(self) -> None:
         seconds = time.monotonic() - self._begun
         parts = [f"{self.done} of {self.total} {self.unit}s", *(f"{k} {v}" for k, v in self.readings.items())]
-        if self.done > self._before and self.done < self.total:
+        if self.even and self.done > self._before and self.done < self.total:
             left = seconds / (self.done - self._before) * (self.total - self.done)
             parts.append(f"{tqdm.format_interval(left)} left")
         with contextlib.suppress(OSError, ValueError):  # a log that nobody takes any more must not stop the work

@@ -205,9 +205,15 @@ class _SetOnBench:
         )
 
 
+def _views_told(views: str) -> str:
+    kind, _, count = views.partition("-")
+    return f" on {count} views" if kind == "bank" else ""
+
+
 def _work_through(jobs: list[_SetOnBench], run: Run) -> list[Result]:
     results = []
-    with StopRequest() as stop, Progress(sum(len(j.protocols) for j in jobs), "evaluate", "probe set") as bar:
+    total = sum(len(job.protocols) for job in jobs)
+    with StopRequest() as stop, Progress(total, "evaluate", "result", even=False) as bar:
 
         def tick() -> None:
             if stop.name is not None:
@@ -219,7 +225,7 @@ def _work_through(jobs: list[_SetOnBench], run: Run) -> list[Result]:
             with job.folder(run) as work:
                 for protocol in job.protocols:
                     tick()
-                    bar.rename(f"{job.method} {protocol}")
+                    bar.rename(f"evaluate {job.method} by {protocol.name}{_views_told(protocol.views)}")
                     file, code = work.out / f"{protocol}.json", code_digest(module_of(protocol.name))
                     piece = read_piece(file, code)
                     if piece is None:
