@@ -14,7 +14,7 @@ from clpdd.config.loading import parse_settings
 from clpdd.datasets.index import Index
 from clpdd.distilled.dataset import DistilledSet
 from clpdd.encoders.calling import encode
-from clpdd.errors import SettingsError
+from clpdd.errors import SettingsError, SingularError
 from clpdd.evaluation.inputs import EvaluationData, open_bench
 from clpdd.evaluation.protocols import inherit, kd, knn, logistic, sgd
 from clpdd.evaluation.subject import Bench, Subject
@@ -152,6 +152,33 @@ def test_a_teacher_of_the_same_features_is_inherited_as_it_is(world: World, benc
     all_images = subject(world, bench, bench, per_class=12)
     probes, _, _ = inherit.train(all_images, "bank-4")
     assert min(top1(probes, bench)) > top1(bench.classifier, bench)[0] - 5
+
+
+def test_many_views_of_few_images_are_inherited_from_at_every_ridge(world: World, benches: dict[str, Bench]) -> None:
+    """More rows than features, all of them nearly in the space of ten images."""
+    abroad = subject(world, benches["two"], benches["one"])
+    abroad.settings = SETTINGS.model_copy(update={"views": 100, "seeds": 1})
+    abroad.streams = abroad.streams[:1]
+    assert benches["two"].encoder.dim < 10 * 100
+    probes, _, notes = inherit.train(abroad, "bank-100")
+    assert notes["ridge"][0] in inherit.GRID
+    own, theirs = (
+        abroad.views(abroad.streams, range(100), b.encoder)[0].flatten(0, 1) for b in (benches["two"], benches["one"])
+    )
+    T = explicit(own, theirs, benches["two"].kernels.mean, benches["one"].kernels.mean, notes["ridge"][0])
+    assert isinstance(probes, Probes)
+    wanted = T @ benches["one"].classifier.weights[0].double()
+    torch.testing.assert_close(probes.weights[0].double(), wanted, rtol=1e-3, atol=1e-3 * wanted.abs().max().item())
+
+
+def test_images_without_any_feature_of_their_own_say_what_to_do(world: World, benches: dict[str, Bench]) -> None:
+    abroad = subject(world, benches["two"], benches["one"])
+    abroad.images = abroad.images[:, :1].expand_as(abroad.images)
+    same = encode(benches["two"].encoder, abroad.images[0], 64)
+    kernels = replace(benches["two"].kernels, mean=same[0])
+    abroad.bench = replace(benches["two"], kernels=kernels)
+    with pytest.raises(SingularError, match=r"or take inherit out of evaluate\.protocols"):
+        inherit.train(abroad, "clean")
 
 
 def test_what_is_taught_are_the_teachers_words_on_the_same_views(world: World, benches: dict[str, Bench]) -> None:
