@@ -96,9 +96,9 @@ class Subject:
         Kept in float16, as features are cached, where one probe's own would not fit into a group in float32.
         """
         images = [self.images[stream.draw] for stream in streams]
-        settings = self.settings
+        settings, encoder = self.settings, encoder or self.bench.encoder
         return encode_views(
-            encoder or self.bench.encoder,
+            encoder,
             images,
             streams,
             which,
@@ -106,21 +106,19 @@ class Subject:
             settings.encoder_batch,
             settings.precision,
             tick=self.tick,
-            dtype=self._kept_as,
+            dtype=self._kept_as(encoder),
         )
 
-    @property
-    def _bank_values(self) -> int:
+    def _bank_values(self, encoder: Encoder) -> int:
         """Numbers in one probe's bank, or in one epoch of its fresh views."""
-        return max(1, self.settings.views) * self.images.shape[1] * self.bench.encoder.dim
+        return max(1, self.settings.views) * self.images.shape[1] * encoder.dim
 
-    @property
-    def _kept_as(self) -> torch.dtype:
-        return torch.float32 if self._bank_values * 4 <= _GROUP_BYTES else torch.float16
+    def _kept_as(self, encoder: Encoder) -> torch.dtype:
+        return torch.float32 if self._bank_values(encoder) * 4 <= _GROUP_BYTES else torch.float16
 
-    def fresh(self, streams: list[Stream], epoch: int) -> Tensor:
-        """``(P, n, d)``: the view whose number is that of the epoch."""
-        return self.views(streams, range(epoch, epoch + 1))[:, 0]
+    def fresh(self, streams: list[Stream], epoch: int, encoder: Encoder | None = None) -> Tensor:
+        """``(P, n, d)``: the view whose number is that of the epoch, of the bench's encoder or another."""
+        return self.views(streams, range(epoch, epoch + 1), encoder)[:, 0]
 
     def bank(self, streams: list[Stream]) -> Tensor:
         """The first ``settings.views`` views; the last bank asked for is kept."""
@@ -136,10 +134,13 @@ class Subject:
     def groups(self) -> Iterator[list[Stream]]:
         """The streams, cut into parts that fit into memory together; the same parts for every protocol.
 
-        A probe takes its bank (or one epoch of fresh views), weights, gradient and Adam's two moments.
+        A probe takes its bank (or one epoch of fresh views), the teacher's of the same views where there is one,
+        weights, gradient and Adam's two moments.
         """
         layers = 4 * 4 * self.bench.classes * self.bench.encoder.dim
-        size = max(1, _GROUP_BYTES // (self._bank_values * self._kept_as.itemsize + layers))
+        seeing = [self.bench.encoder] + ([] if self.teacher is None else [self.teacher.encoder])
+        banks = sum(self._bank_values(encoder) * self._kept_as(encoder).itemsize for encoder in seeing)
+        size = max(1, _GROUP_BYTES // (banks + layers))
         for first in range(0, len(self.streams), size):
             yield self.streams[first : first + size]
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import clpdd.evaluation.subject
 from clpdd.config.evaluate import EvaluateSettings
 from clpdd.config.loading import parse_settings
 from clpdd.datasets.index import Index
@@ -21,6 +24,8 @@ from clpdd.evaluation.subject import Bench, Subject
 from clpdd.probe.linear import Judged, Probes
 from clpdd.probe.logistic import SMALL_GRID
 from clpdd.probe.scoring import score
+from clpdd.probe.sgd import Teacher
+from clpdd.probe.views import FreshViews, Stream, ViewBank
 from clpdd.storage.files import read_json
 
 from .conftest import SETTINGS, SPLITS, World, rows_of
@@ -186,21 +191,75 @@ def test_what_is_taught_are_the_teachers_words_on_the_same_views(world: World, b
     abroad = subject(world, bench, teacher)
     seen = abroad.views(abroad.streams[:1], range(2), teacher.encoder)
     logits = teacher.classifier.scorer()(seen.flatten(0, 2))[:, 0]
-    taught = kd._taught(abroad, teacher, abroad.streams[:1], range(2))
-    torch.testing.assert_close(taught.flatten(0, 2), (logits / 4).softmax(-1))
+    for number in range(2):
+        taught = kd._taught(abroad, teacher, FreshViews(lambda epoch: seen[:, epoch]), number, None)
+        torch.testing.assert_close(taught[0], (logits / 4).softmax(-1).view(2, 10, 10)[number])
     again = subject(world, teacher)  # the views of a subject of the teacher's own
     torch.testing.assert_close(again.views(again.streams[:1], range(2)), seen)
     abroad.settings = SETTINGS.model_copy(update={"epochs": 100, "learning_rate": 1.0})
 
     def divergence(probes: Judged) -> float:
         """From what the teacher says of a view that none was trained on."""
-        own = probes.scorer()(abroad.views(abroad.streams[:1], range(200, 201)).flatten(0, 2))[:, 0]
-        wanted = kd._taught(abroad, teacher, abroad.streams[:1], range(200, 201)).flatten(0, 2)
+        own = probes.scorer()(abroad.fresh(abroad.streams[:1], 200)[0])[:, 0]
+        wanted = (
+            teacher.classifier.scorer()(abroad.fresh(abroad.streams[:1], 200, teacher.encoder)[0])[:, 0] / 4
+        ).softmax(-1)
         return float(torch.nn.functional.kl_div((own / 4).log_softmax(1), wanted, reduction="batchmean"))
 
     untaught = divergence(sgd.train(abroad, "bank-4")[0])
     assert divergence(kd.train(abroad, "bank-4")[0]) < untaught
     assert divergence(kd.train(abroad, "fresh")[0]) < untaught
+
+
+def test_a_teacher_asked_batch_by_batch_teaches_what_all_its_words_at_once_do(
+    world: World, benches: dict[str, Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, teacher = benches["two"], benches["one"]
+    abroad = subject(world, bench, teacher, per_class=11)  # 110 images: a batch of 100, and one of 10
+    seen = abroad.views(abroad.streams, range(4), teacher.encoder)
+    logits = teacher.classifier.scorer()(seen.flatten(0, 2))[:, 0].view(*seen.shape[:3], 10)
+    said, fit = ViewBank((logits / 4).softmax(-1), abroad.streams), kd.fit_sgd
+    held: list[torch.Size] = []
+
+    def at_once(*given: Any, teacher: Teacher, **options: Any) -> Probes:
+        return fit(*given, teacher=Teacher(said, teacher.temperature), **options)
+
+    def bank(Z: Tensor, streams: list[Stream]) -> ViewBank:
+        held.append(Z.shape)
+        return ViewBank(Z, streams)
+
+    monkeypatch.setattr(kd, "ViewBank", bank)
+    found = kd.train(abroad, "bank-4")[0]
+    assert held == [(2, 4, 110, bench.encoder.dim), (2, 4, 110, teacher.encoder.dim)]  # features alone
+    monkeypatch.setattr(kd, "fit_sgd", at_once)
+    expected = kd.train(abroad, "bank-4")[0]
+    assert isinstance(found, Probes)
+    assert isinstance(expected, Probes)
+    torch.testing.assert_close(found.weights, expected.weights, rtol=1e-4, atol=1e-5)
+
+
+def test_a_group_of_probes_has_room_for_the_teachers_features_too(
+    world: World, benches: dict[str, Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, teacher = benches["two"], benches["one"]
+    own, abroad = subject(world, bench), subject(world, bench, teacher)
+    bank, layers = 4 * 4 * 10 * bench.encoder.dim, 4 * 4 * 10 * bench.encoder.dim  # 4 views of 10 images; 4 x (C, d)
+    monkeypatch.setattr(clpdd.evaluation.subject, "_GROUP_BYTES", 2 * (bank + layers))
+    assert [len(group) for group in own.groups()] == [2]
+    assert [len(group) for group in abroad.groups()] == [1, 1]
+    monkeypatch.setattr(clpdd.evaluation.subject, "_GROUP_BYTES", 2 * (2 * bank + layers))
+    assert [len(group) for group in abroad.groups()] == [2]
+
+
+def test_features_are_kept_in_float16_by_the_width_of_the_encoder_they_are_of(
+    world: World, benches: dict[str, Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    abroad = subject(world, benches["two"], benches["one"])
+    wide = copy(benches["one"].encoder)
+    wide.dim = 2 * wide.dim
+    monkeypatch.setattr(clpdd.evaluation.subject, "_GROUP_BYTES", 4 * 4 * 10 * benches["two"].encoder.dim)
+    assert abroad._kept_as(benches["two"].encoder) == torch.float32
+    assert abroad._kept_as(wide) == torch.float16
 
 
 def test_protocols_for_other_encoders_are_refused_where_there_is_no_other() -> None:
