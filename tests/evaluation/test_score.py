@@ -199,6 +199,29 @@ def test_the_distance_of_class_means_is_0_at_the_real_ones_and_1_at_the_mean_of_
     assert mean_distance(2 * means - centre, labels.repeat(1), bench) == pytest.approx(1, abs=1e-4)
 
 
+def test_class_means_of_soft_labels_are_weighted_by_them(bench: Bench) -> None:
+    """Also where a class is no image's likeliest."""
+    means = bench.kernels.class_means
+    soft = torch.eye(10)
+    soft[1] = soft[1] * 0.4 + soft[0] * 0.6  # the image of the class 1 is likelier of the class 0
+    assert mean_distance(means, torch.eye(10), bench) == pytest.approx(0, abs=1e-6)
+    real = means.double()
+    apart = ((real[0] + 0.6 * real[1]) / 1.6 - real[0]).square().sum()  # the class 1 still has its own mean
+    expected = math.sqrt(apart / (real - real.mean(0)).square().sum())
+    assert mean_distance(means, soft, bench) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_class_that_no_image_stands_for_is_left_out_of_the_distance(bench: Bench) -> None:
+    means = bench.kernels.class_means
+    soft = torch.eye(10)
+    soft[1] = soft[0]
+    real = means.double()
+    expected = math.sqrt(
+        ((real[0] + real[1]) / 2 - real[0]).square().sum() / (real - real.mean(0))[[0, *range(2, 10)]].square().sum()
+    )
+    assert mean_distance(means, soft, bench) == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_set_of_real_images_is_worth_what_their_features_say(world: World, bench: Bench, made: DistilledSet) -> None:
     found = worth_of(Subject(made, bench, SETTINGS, 0, lambda: None), SETTINGS.ridge)
     Z = encode(bench.encoder, made.images)
