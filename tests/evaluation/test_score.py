@@ -23,6 +23,7 @@ from clpdd.errors import DataError
 from clpdd.evaluation.inputs import EvaluationData, open_bench
 from clpdd.evaluation.subject import Bench, Subject
 from clpdd.evaluation.worth import few_shot_curve, mean_distance, worth_of, worth_on
+from clpdd.features import versions
 from clpdd.features.by_class import Scale
 from clpdd.functional.coresets import herding
 from clpdd.probe.closed_form import fit_ridge
@@ -271,3 +272,22 @@ def test_the_command_tells_what_evaluation_tells_of_the_same_images(
     assert run(project, "score", str(project / "params.yaml"), "--encoder", "clpdd_resnet14") == 3
     assert "params.yaml" in capsys.readouterr().err
     assert run(project, "score", str(made), "--encoder", "resnet18") == 2
+
+
+def test_test_features_of_other_versions_are_compared_before_images_are_judged_by_them(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = (
+        "score",
+        str(project / "data" / "distilled" / "clpdd_resnet14" / "centroid"),
+        "--encoder",
+        "clpdd_resnet14",
+    )
+    monkeypatch.setattr(versions, "deciding_versions", lambda: {"timm": "99.0"})
+    assert run(project, *asked) == 0  # the same features
+    monkeypatch.setattr(versions, "encode", lambda *given: 1.1 * encode(*given))
+    capsys.readouterr()
+    assert run(project, *asked) == 4
+    said = capsys.readouterr().err
+    assert "test.zarr was made by timm" in said
+    assert "have other features" in said
