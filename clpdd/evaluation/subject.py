@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -49,20 +48,25 @@ class Bench:
     validation: FeatureStore
     judge: FeatureStore
     kernels: Kernels
+    _fitted: list[Probes] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def classes(self) -> int:
         """Number of classes ``C``."""
         return len(self.judge.class_names)
 
-    @cached_property
-    def classifier(self) -> Probes:
-        """One probe, the logistic regression on all real data that ``full`` is scored with."""
-        device = self.encoder.device
-        train, validation = (
-            (store.features().to(device), store.labels.to(device)) for store in (self.train, self.validation)
-        )
-        return fit_logistic(train, validation, self.classes)[0]
+    def classifier(self, tick: Callable[[], object]) -> Probes:
+        """One probe, the logistic regression on all real data that ``full`` is scored with; fitted once.
+
+        ``tick`` is called now and then during the fit; it may raise to stop it.
+        """
+        if not self._fitted:
+            device = self.encoder.device
+            train, validation = (
+                (store.features().to(device), store.labels.to(device)) for store in (self.train, self.validation)
+            )
+            self._fitted.append(fit_logistic(train, validation, self.classes, tick=tick)[0])
+        return self._fitted[0]
 
 
 class Subject:

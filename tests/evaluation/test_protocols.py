@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from clpdd.config.loading import parse_settings
 from clpdd.datasets.index import Index
 from clpdd.distilled.dataset import DistilledSet
 from clpdd.encoders.calling import encode
-from clpdd.errors import SettingsError, SingularError
+from clpdd.errors import Preempted, SettingsError, SingularError
 from clpdd.evaluation.inputs import EvaluationData, open_bench
 from clpdd.evaluation.protocols import inherit, kd, knn, logistic, sgd
 from clpdd.evaluation.subject import Bench, Subject
@@ -43,6 +44,10 @@ def benches(world: World) -> dict[str, Bench]:
     return found
 
 
+def nothing() -> None:
+    """What long work calls, where nothing is to stop it."""
+
+
 def subject(world: World, bench: Bench, teacher: Bench | None = None, per_class: int = 1) -> Subject:
     """Real training images: the first of every class, or several."""
     train = Index.open(world.root / "index" / "train.parquet")
@@ -50,7 +55,7 @@ def subject(world: World, bench: Bench, teacher: Bench | None = None, per_class:
     rows = torch.cat([(labels == c).nonzero().flatten()[:per_class] for c in range(10)]).tolist()
     images = torch.stack([bench.encoder.transform(train.image(row)) for row in rows])
     data = DistilledSet(images, labels[rows], train.class_names, {"method": "random"})
-    return Subject(data, bench, SETTINGS, 0, lambda: None, teacher)
+    return Subject(data, bench, SETTINGS, 0, nothing, teacher)
 
 
 def top1(probes: Judged, bench: Bench) -> list[float]:
@@ -144,7 +149,7 @@ def test_an_inherited_classifier_is_the_teachers_behind_a_ridge_map(world: World
     T = explicit(own, theirs, bench.kernels.mean, teacher.kernels.mean, notes["ridge"][0])
     Z = bench.judge.features()
     mapped = (Z - bench.kernels.mean).double() @ T + teacher.kernels.mean.double()
-    classifier = teacher.classifier
+    classifier = teacher.classifier(nothing)
     wanted = mapped @ classifier.weights[0].double() + classifier.bias[0].double()
     assert isinstance(probes, Probes)
     found = probes.scorer()(Z)[:, 0].double()
@@ -156,7 +161,7 @@ def test_a_teacher_of_the_same_features_is_inherited_as_it_is(world: World, benc
     bench = benches["one"]
     all_images = subject(world, bench, bench, per_class=12)
     probes, _, _ = inherit.train(all_images, "bank-4")
-    assert min(top1(probes, bench)) > top1(bench.classifier, bench)[0] - 5
+    assert min(top1(probes, bench)) > top1(bench.classifier(nothing), bench)[0] - 5
 
 
 def test_many_views_of_few_images_are_inherited_from_at_every_ridge(world: World, benches: dict[str, Bench]) -> None:
@@ -172,7 +177,7 @@ def test_many_views_of_few_images_are_inherited_from_at_every_ridge(world: World
     )
     T = explicit(own, theirs, benches["two"].kernels.mean, benches["one"].kernels.mean, notes["ridge"][0])
     assert isinstance(probes, Probes)
-    wanted = T @ benches["one"].classifier.weights[0].double()
+    wanted = T @ benches["one"].classifier(nothing).weights[0].double()
     torch.testing.assert_close(probes.weights[0].double(), wanted, rtol=1e-3, atol=1e-3 * wanted.abs().max().item())
 
 
@@ -190,9 +195,10 @@ def test_what_is_taught_are_the_teachers_words_on_the_same_views(world: World, b
     bench, teacher = benches["two"], benches["one"]
     abroad = subject(world, bench, teacher)
     seen = abroad.views(abroad.streams[:1], range(2), teacher.encoder)
-    logits = teacher.classifier.scorer()(seen.flatten(0, 2))[:, 0]
+    logits = teacher.classifier(nothing).scorer()(seen.flatten(0, 2))[:, 0]
     for number in range(2):
-        taught = kd._taught(abroad, teacher, FreshViews(lambda epoch: seen[:, epoch]), number, None)
+        views = FreshViews(lambda epoch: seen[:, epoch])
+        taught = kd._taught(teacher.classifier(nothing), bench.encoder.device, views, number, None)
         torch.testing.assert_close(taught[0], (logits / 4).softmax(-1).view(2, 10, 10)[number])
     again = subject(world, teacher)  # the views of a subject of the teacher's own
     torch.testing.assert_close(again.views(again.streams[:1], range(2)), seen)
@@ -202,7 +208,7 @@ def test_what_is_taught_are_the_teachers_words_on_the_same_views(world: World, b
         """From what the teacher says of a view that none was trained on."""
         own = probes.scorer()(abroad.fresh(abroad.streams[:1], 200)[0])[:, 0]
         wanted = (
-            teacher.classifier.scorer()(abroad.fresh(abroad.streams[:1], 200, teacher.encoder)[0])[:, 0] / 4
+            teacher.classifier(nothing).scorer()(abroad.fresh(abroad.streams[:1], 200, teacher.encoder)[0])[:, 0] / 4
         ).softmax(-1)
         return float(torch.nn.functional.kl_div((own / 4).log_softmax(1), wanted, reduction="batchmean"))
 
@@ -217,7 +223,7 @@ def test_a_teacher_asked_batch_by_batch_teaches_what_all_its_words_at_once_do(
     bench, teacher = benches["two"], benches["one"]
     abroad = subject(world, bench, teacher, per_class=11)  # 110 images: a batch of 100, and one of 10
     seen = abroad.views(abroad.streams, range(4), teacher.encoder)
-    logits = teacher.classifier.scorer()(seen.flatten(0, 2))[:, 0].view(*seen.shape[:3], 10)
+    logits = teacher.classifier(nothing).scorer()(seen.flatten(0, 2))[:, 0].view(*seen.shape[:3], 10)
     said, fit = ViewBank((logits / 4).softmax(-1), abroad.streams), kd.fit_sgd
     held: list[torch.Size] = []
 
@@ -260,6 +266,27 @@ def test_features_are_kept_in_float16_by_the_width_of_the_encoder_they_are_of(
     monkeypatch.setattr(clpdd.evaluation.subject, "_GROUP_BYTES", 4 * 4 * 10 * benches["two"].encoder.dim)
     assert abroad._kept_as(benches["two"].encoder) == torch.float32
     assert abroad._kept_as(wide) == torch.float16
+
+
+@pytest.mark.parametrize("protocol", [inherit, kd])
+def test_the_fit_of_the_teachers_classifier_can_be_stopped_and_is_done_once(
+    world: World, benches: dict[str, Bench], protocol: ModuleType
+) -> None:
+    teacher = replace(benches["one"])  # which nobody has asked for its classifier
+    calls = []
+
+    def stop() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise Preempted("stopped")
+
+    abroad = subject(world, benches["two"], teacher)
+    abroad.tick = stop
+    with pytest.raises(Preempted):
+        protocol.train(abroad, "bank-4")
+    assert not teacher._fitted
+    assert teacher.classifier(nothing) is teacher.classifier(stop)
+    assert len(calls) == 3
 
 
 def test_protocols_for_other_encoders_are_refused_where_there_is_no_other() -> None:

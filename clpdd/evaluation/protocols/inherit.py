@@ -34,7 +34,8 @@ def train(subject: Subject, views: str) -> Trained:
     bench, teacher = subject.bench, _teacher(subject)
     device = bench.encoder.device
     validation = bench.validation.features().to(device), bench.validation.labels.to(device)
-    weights, bias = (part[0].to(device) for part in (teacher.classifier.weights, teacher.classifier.bias))
+    classifier = teacher.classifier(subject.tick)
+    weights, bias = (part[0].to(device) for part in (classifier.weights, classifier.bias))
     theirs_mean, own_mean = teacher.kernels.mean.to(device), bench.kernels.mean.to(device)
     kept, streams, ridges = list[Probes](), list[Stream](), list[float]()
     for stream, own, theirs in _features(subject, teacher, views):

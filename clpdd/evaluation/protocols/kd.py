@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from ...probe.linear import Probes
 from ...probe.sgd import Teacher, fit_sgd
 from ...probe.views import FreshViews, ViewBank
-from ..subject import Bench, Subject, Trained
+from ..subject import Subject, Trained
 
 __all__ = ["TEMPERATURE", "train"]
 
@@ -27,6 +28,7 @@ def train(subject: Subject, views: str) -> Trained:
     if teacher is None:
         raise ValueError("there is no teacher: the set was distilled with this encoder, or with an unknown one")
     settings, classes = subject.settings, subject.bench.classes
+    classifier = teacher.classifier(subject.tick)
     trained = []
     for group in subject.groups():
         own: Callable[[int, Tensor | None], Tensor]
@@ -45,7 +47,7 @@ def train(subject: Subject, views: str) -> Trained:
                 group,
                 epochs=settings.epochs,
                 learning_rate=settings.learning_rate,
-                teacher=Teacher(partial(_taught, subject, teacher, theirs), TEMPERATURE),
+                teacher=Teacher(partial(_taught, classifier, subject.bench.encoder.device, theirs), TEMPERATURE),
                 tick=subject.tick,
             )
         )
@@ -53,12 +55,16 @@ def train(subject: Subject, views: str) -> Trained:
 
 
 def _taught(
-    subject: Subject, teacher: Bench, theirs: Callable[[int, Tensor | None], Tensor], epoch: int, rows: Tensor | None
+    classifier: Probes,
+    device: torch.device,
+    theirs: Callable[[int, Tensor | None], Tensor],
+    epoch: int,
+    rows: Tensor | None,
 ) -> Tensor:
-    """``(P, b, C)``: the teacher's probabilities, at the temperature, of what it sees of a batch.
+    """``(P, b, C)`` on a device: a teacher's probabilities, at the temperature, of what it sees of a batch.
 
     Made anew for every batch, since the probabilities of all views may take many times what their features do.
     """
-    Z, classifier = theirs(epoch, rows), teacher.classifier
+    Z = theirs(epoch, rows)
     logits = Z @ classifier.weights[0].to(Z) + classifier.bias[0].to(Z)
-    return (logits / TEMPERATURE).softmax(-1).to(subject.bench.encoder.device)
+    return (logits / TEMPERATURE).softmax(-1).to(device)
