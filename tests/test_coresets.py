@@ -90,6 +90,64 @@ def test_facility_location_takes_the_row_of_the_largest_gain() -> None:
     assert facility_location(Z, 8, rows=3) == expected  # blocks decide memory and nothing else
 
 
+def tied(seed: int) -> Tensor:
+    """60 rows of many ties: pairs that are nearest to one another, rows twice, and all in the mirror, far from zero."""
+    half = points(12, 6, seed)
+    pairs = torch.cat([half, half + 0.1 * points(12, 6, seed + 100)])
+    Z = torch.cat([pairs, -pairs, pairs[:12]])
+    return Z[torch.randperm(60, generator=seeded(seed))] + 3
+
+
+def lowest(values: np.ndarray) -> int:
+    """The first of the largest, up to rounding."""
+    return int((values >= values.max() - 1e-8).nonzero()[0][0])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_facility_location_takes_the_lowest_row_of_equals_whatever_the_blocks(seed: int) -> None:
+    Z = tied(seed)
+    D = distances(Z)
+    nearest = np.full(60, 2 * np.linalg.norm(Z.numpy() - Z.numpy().mean(0), axis=1).max())
+    expected: list[int] = []
+    for _ in range(60):  # more than the 48 rows that differ: the gain of the last ones is zero
+        gains = np.maximum(nearest - D, 0).sum(1)
+        gains[expected] = -1
+        expected.append(lowest(gains))
+        nearest = np.minimum(nearest, D[expected[-1]])
+    for rows in (1, 3, 7, 256):
+        assert facility_location(Z, 60, rows=rows) == expected
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_k_centre_and_herding_take_the_lowest_row_of_equals(seed: int) -> None:
+    Z = tied(seed)
+    D, offsets = distances(Z), Z.numpy() - Z.numpy().mean(0)
+    spread, herded = [lowest(-np.linalg.norm(offsets, axis=1))], list[int]()
+    for _ in range(59):
+        far = D[:, spread].min(1)
+        far[spread] = -1
+        spread.append(lowest(far))
+    assert k_centre(Z, 60) == spread
+    for _ in range(60):
+        away = np.linalg.norm(offsets[herded].sum(0) + offsets, axis=1)
+        away[herded] = np.inf
+        herded.append(lowest(-away))
+    assert herding(Z, 60) == herded
+
+
+@pytest.mark.parametrize("name", ["k-centre", "herding", "k-medoids"])
+def test_of_two_rows_equally_far_from_their_mean_the_first_is_taken(name: str) -> None:
+    for seed in range(50):
+        assert CHOICES[name](points(2, 7, seed), 1) == [0]
+
+
+def test_k_medoids_takes_the_first_row_of_every_cluster_of_two() -> None:
+    for seed in range(50):
+        places = 100 * torch.eye(5, dtype=torch.float64)
+        Z = (places[:, None] + points(10, 5, seed).view(5, 2, 5)).flatten(0, 1)  # two rows at each of five places
+        assert set(k_medoids(Z, 5, seeded(seed))) == {0, 2, 4, 6, 8}
+
+
 def test_k_medoids_finds_separate_clusters_and_their_central_rows_largest_first() -> None:
     sizes, places = (5, 12, 8), torch.eye(3, dtype=torch.float64) * 100
     parts = [place + points(size, 3, seed=size) for size, place in zip(sizes, places, strict=True)]

@@ -29,6 +29,7 @@ from clpdd.errors import DataError, SettingsError
 from clpdd.functional.resample import resize
 from clpdd.stages.index import run_index
 from clpdd.stages.project import Project
+from clpdd.stages.score import run_score
 from clpdd.storage.layout import Layout
 from clpdd.workspace import Workspace
 
@@ -231,6 +232,21 @@ def test_synthetic_images_of_an_oblong_encoder_are_refused_by_name_and_the_remed
     indexed(tmp_path / "square")
     other = Workspace(tmp_path / "square", square, kernels=KernelSettings(nearest=2))
     assert other.distill("centroid").draws[0].images.shape == (2, 3, 24, 24)
+
+
+def test_images_are_not_judged_with_an_oblong_encoder(
+    oblong: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    indexed(tmp_path)
+    work = Workspace(tmp_path, oblong, cache=CacheSettings(batch_size=5), kernels=KernelSettings(nearest=2))
+    work.kernels()
+    for name in "ab":
+        (tmp_path / "set" / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / "set" / name / "0.png")
+    monkeypatch.setattr(Project, "encoder", lambda self, name: oblong)
+    project = Project(parse_settings({"evaluate": {"protocols": ["closed_form"], "views": 1}}), Layout(tmp_path))
+    with pytest.raises(SettingsError, match=r"'oblong' takes images of 32 x 24 .* judging images is not possible"):
+        run_score(project, tmp_path / "set", ["oblong"])
 
 
 def test_an_oblong_encoder_is_refused_at_the_first_stage_where_methods_make_images(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from clpdd.errors import NumericalError
+from clpdd.errors import NumericalError, SingularError
 from clpdd.functional.ridge import centred_one_hot, solve
 from clpdd.probe import closed_form
-from clpdd.probe.closed_form import fit_ridge
+from clpdd.probe.closed_form import fit_ridge, regress
 from clpdd.probe.linear import Probes
 from clpdd.probe.logistic import fit_logistic
 from clpdd.probe.scoring import score
@@ -133,6 +133,50 @@ def test_ridge_on_many_rows_in_half_precision_equals_the_solver(monkeypatch: pyt
     probes = fit_ridge(half[None], labels[None], 3, mean, 0.1)
     W = solve(half.double() - mean, centred_one_hot(labels, 3).double(), 0.1)
     torch.testing.assert_close(probes.weights[0].double(), W, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [15, 100])  # fewer rows than features, and more
+def test_regression_of_any_targets_equals_the_solver_at_every_ridge(
+    monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr(closed_form, "_ROWS", 13)
+    Z, _ = clusters(count, 20, 3, distance=0.5)
+    Y, mean = torch.randn(count, 4, generator=torch.Generator().manual_seed(5)), Z.mean(0) + 0.1
+    asked: list[int] = []
+
+    def targets(rows: slice) -> Tensor:
+        asked.extend(range(rows.start, rows.stop))
+        return Y[rows]
+
+    found = regress(Z.half(), targets, 4, mean, (1.0, 1e-2))
+    assert asked == list(range(count))
+    assert list(found) == [1.0, 1e-2]
+    for ridge, weights in found.items():
+        W = solve(Z.half().double() - mean, Y.double(), ridge)
+        torch.testing.assert_close(weights.double(), W, rtol=1e-5, atol=1e-6)
+
+
+def test_regression_on_many_views_of_few_images_holds_at_weak_ridges() -> None:
+    """20,000 rows within ten directions of 64, but for the last digit: in float32 the Gram matrix is singular."""
+    generator = torch.Generator().manual_seed(0)
+    places = torch.arange(20000) % 10
+    Z = torch.randn(10, 64, generator=generator)[places] + 1e-5 * torch.randn(20000, 64, generator=generator)
+    with pytest.raises(SingularError):
+        solve(Z, torch.eye(10)[places], 1e-3)
+    found = regress(Z, lambda rows: torch.eye(10)[places[rows]], 10, torch.zeros(64), (1e-3,))
+    X, Y = Z.double(), torch.eye(10, dtype=torch.float64)[places]
+    strength = 1e-3 * X.square().sum() / 20000
+    W = torch.linalg.solve(X.T @ X + strength * torch.eye(64), X.T @ Y)
+    torch.testing.assert_close(found[1e-3].double(), W, rtol=1e-4, atol=1e-6)
+
+
+def test_a_ridge_without_a_solution_is_left_out_and_only_if_all_are_is_that_an_error() -> None:
+    Z = torch.ones(30, 3)
+    assert list(regress(Z, lambda rows: Z[rows], 3, torch.zeros(3), (1e-1, 0.0))) == [1e-1]
+    with pytest.raises(SingularError, match="3 x 3 kernel is singular"):
+        regress(Z, lambda rows: Z[rows], 3, torch.ones(3), (10.0, 1e-1))
+    with pytest.raises(NumericalError, match="NaN or infinite"):
+        regress(Z * math.nan, lambda rows: Z[rows], 3, torch.zeros(3), (10.0, 1e-1))
 
 
 def test_logistic_regression_equals_scikit_learn() -> None:

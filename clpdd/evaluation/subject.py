@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -49,20 +48,25 @@ class Bench:
     validation: FeatureStore
     judge: FeatureStore
     kernels: Kernels
+    _fitted: list[Probes] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def classes(self) -> int:
         """Number of classes ``C``."""
         return len(self.judge.class_names)
 
-    @cached_property
-    def classifier(self) -> Probes:
-        """One probe, the logistic regression on all real data that ``full`` is scored with."""
-        device = self.encoder.device
-        train, validation = (
-            (store.features().to(device), store.labels.to(device)) for store in (self.train, self.validation)
-        )
-        return fit_logistic(train, validation, self.classes)[0]
+    def classifier(self, tick: Callable[[], object]) -> Probes:
+        """One probe, the logistic regression on all real data that ``full`` is scored with; fitted once.
+
+        ``tick`` is called now and then during the fit; it may raise to stop it.
+        """
+        if not self._fitted:
+            device = self.encoder.device
+            train, validation = (
+                (store.features().to(device), store.labels.to(device)) for store in (self.train, self.validation)
+            )
+            self._fitted.append(fit_logistic(train, validation, self.classes, tick=tick)[0])
+        return self._fitted[0]
 
 
 class Subject:
@@ -96,9 +100,9 @@ class Subject:
         Kept in float16, as features are cached, where one probe's own would not fit into a group in float32.
         """
         images = [self.images[stream.draw] for stream in streams]
-        settings = self.settings
+        settings, encoder = self.settings, encoder or self.bench.encoder
         return encode_views(
-            encoder or self.bench.encoder,
+            encoder,
             images,
             streams,
             which,
@@ -106,21 +110,19 @@ class Subject:
             settings.encoder_batch,
             settings.precision,
             tick=self.tick,
-            dtype=self._kept_as,
+            dtype=self._kept_as(encoder),
         )
 
-    @property
-    def _bank_values(self) -> int:
+    def _bank_values(self, encoder: Encoder) -> int:
         """Numbers in one probe's bank, or in one epoch of its fresh views."""
-        return max(1, self.settings.views) * self.images.shape[1] * self.bench.encoder.dim
+        return max(1, self.settings.views) * self.images.shape[1] * encoder.dim
 
-    @property
-    def _kept_as(self) -> torch.dtype:
-        return torch.float32 if self._bank_values * 4 <= _GROUP_BYTES else torch.float16
+    def _kept_as(self, encoder: Encoder) -> torch.dtype:
+        return torch.float32 if self._bank_values(encoder) * 4 <= _GROUP_BYTES else torch.float16
 
-    def fresh(self, streams: list[Stream], epoch: int) -> Tensor:
-        """``(P, n, d)``: the view whose number is that of the epoch."""
-        return self.views(streams, range(epoch, epoch + 1))[:, 0]
+    def fresh(self, streams: list[Stream], epoch: int, encoder: Encoder | None = None) -> Tensor:
+        """``(P, n, d)``: the view whose number is that of the epoch, of the bench's encoder or another."""
+        return self.views(streams, range(epoch, epoch + 1), encoder)[:, 0]
 
     def bank(self, streams: list[Stream]) -> Tensor:
         """The first ``settings.views`` views; the last bank asked for is kept."""
@@ -136,10 +138,13 @@ class Subject:
     def groups(self) -> Iterator[list[Stream]]:
         """The streams, cut into parts that fit into memory together; the same parts for every protocol.
 
-        A probe takes its bank (or one epoch of fresh views), weights, gradient and Adam's two moments.
+        A probe takes its bank (or one epoch of fresh views), the teacher's of the same views where there is one,
+        weights, gradient and Adam's two moments.
         """
         layers = 4 * 4 * self.bench.classes * self.bench.encoder.dim
-        size = max(1, _GROUP_BYTES // (self._bank_values * self._kept_as.itemsize + layers))
+        seeing = [self.bench.encoder] + ([] if self.teacher is None else [self.teacher.encoder])
+        banks = sum(self._bank_values(encoder) * self._kept_as(encoder).itemsize for encoder in seeing)
+        size = max(1, _GROUP_BYTES // (banks + layers))
         for first in range(0, len(self.streams), size):
             yield self.streams[first : first + size]
 

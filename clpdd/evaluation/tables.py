@@ -46,7 +46,7 @@ class Result:
     """One protocol on one set with one encoder.
 
     ``fingerprint`` is the digest of ``record``, everything that decided the result; ``piece`` is what ``run_protocol``
-    returned.
+    returned. ``counts`` are the images of every class in one draw, ``None`` of a set that stands for all real ones.
     """
 
     dataset: str
@@ -54,10 +54,15 @@ class Result:
     distil: str
     target: str
     protocol: ViewedProtocol
-    ipc: int | None
+    counts: tuple[int, ...] | None
     fingerprint: str
     record: dict[str, Any]
     piece: dict[str, Any]
+
+    @property
+    def ipc(self) -> int | None:
+        """Images per class; where classes differ in number, the mean rounded down."""
+        return None if self.counts is None else sum(self.counts) // len(self.counts)
 
     @property
     def pair(self) -> str:
@@ -110,10 +115,10 @@ def metrics_json(results: Sequence[Result]) -> bytes:
     ``worst_group`` stands beside them where the images have groups. ``share_of_full`` is top-1 in percent of that of
     all training data with the same evaluation encoder: its ridge probe for ``closed_form``, its logistic regression for
     the other protocols. ``over_random`` is top-1 less that of the method ``random``, where this is among the methods,
-    with as many images per class, the same encoders, protocol and views.
+    with as many images of every class, the same encoders, protocol and views.
     """
     bound = {(r.target, r.protocol.name): fmean(r.top1) for r in results if r.method == "full"}
-    drawn = {(r.pair, r.protocol, r.ipc): fmean(r.top1) for r in results if r.method == "random"}
+    drawn = {(r.pair, r.protocol, r.counts): fmean(r.top1) for r in results if r.method == "random"}
     tree: dict[str, Any] = {}
     for r in results:
         numbers = {"top1": fmean(r.top1), "top1_std": r.std}
@@ -123,7 +128,7 @@ def metrics_json(results: Sequence[Result]) -> bytes:
         best = bound.get((r.target, bound_of(r.protocol.name)))
         if best and r.method != "full":
             numbers["share_of_full"] = 100 * numbers["top1"] / best
-        chance = drawn.get((r.pair, r.protocol, r.ipc))
+        chance = drawn.get((r.pair, r.protocol, r.counts))
         if chance is not None and r.method != "random":
             numbers["over_random"] = numbers["top1"] - chance
         leaf = {name: round(number, 4) for name, number in numbers.items()}

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from ..features.by_class import ClassFeatures
 from ..functional.coresets import herding
+from ..functional.flow import class_centres
 from ..functional.seeding import generator
+from ..functional.targets import as_targets
 from ..probe.closed_form import fit_ridge
 from ..probe.linear import Probes
 from ..probe.scoring import score
@@ -150,10 +152,12 @@ def mean_distance(Z: Tensor, targets: Tensor, bench: Bench) -> float:
 
     Args:
         Z: features ``(n, d)`` of the set's images as they are.
-        targets: classes ``(n,)``, or probabilities ``(n, C)``, of which the likeliest counts.
+        targets: classes ``(n,)``, or probabilities ``(n, C)``, by which the mean of every class is weighted. A class
+            that no image stands for at all is left out of both sums.
     """
-    labels = (targets if targets.ndim == 1 else targets.argmax(1)).cpu()
     real = bench.kernels.class_means.double()
-    sums = torch.zeros_like(real).index_add_(0, labels, Z.double().cpu())
-    means = sums / labels.bincount(minlength=bench.classes)[:, None]
-    return float(((means - real).square().sum() / (real - real.mean(0)).square().sum()).sqrt())
+    probabilities = as_targets(targets, bench.classes).double().cpu()
+    shown = probabilities.sum(0) > 0
+    means = class_centres(Z.double().cpu(), probabilities[:, shown])
+    apart = (means - real[shown]).square().sum()
+    return float((apart / (real - real.mean(0))[shown].square().sum()).sqrt())

@@ -1,11 +1,14 @@
 r"""Coresets: which of ``n`` real examples stand for all, by their features ``Z (n, d)``.
 
 Every function returns the rows it chose, in the order of choosing, without repetition; of equals the lowest row wins.
-Beside ``Z`` they hold ``O(n)`` numbers, and where a function says so blocks of ``O(rows * n)``. Give float64 features:
-a choice between two rows must not hang on rounding.
+Numbers that differ by rounding alone are equals: both rows of a class of two are as far from its mean, and two rows
+that are nearest to one another bring the same gain. Beside ``Z`` they hold ``O(n)`` numbers, and where a function says
+so blocks of ``O(rows * n)``. Give float64 features: a choice between two rows must not hang on rounding.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -14,6 +17,8 @@ __all__ = ["GreedyRidge", "facility_location", "herding", "k_centre", "k_medoids
 
 _ROWS = 256  # candidates whose distances to all rows are held at once
 _ROUNDS = 100  # bound on the rounds of k-means
+_SQUARES = 1e-12  # rounding of squared distances, as a share of the largest squared norm
+_GAINS = 1e-9  # rounding of sums of distances: the root of a small square is off by far more than the square is
 
 
 def k_centre(Z: Tensor, count: int) -> list[int]:
@@ -26,12 +31,13 @@ def k_centre(Z: Tensor, count: int) -> list[int]:
         Z: ``(n, d)``.
         count: rows to choose, in [1, n].
     """
-    chosen = [int((Z - Z.mean(0)).square().sum(1).argmin())]
+    squares = (Z - Z.mean(0)).square().sum(1)
+    chosen = [_smallest(squares, squares.max())]
     nearest = torch.full((len(Z),), torch.inf, dtype=Z.dtype)
     while len(chosen) < count:
         nearest = torch.minimum(nearest, (Z - Z[chosen[-1]]).square().sum(1))
-        nearest[chosen[-1]] = -1  # below the zero of a row that is the same as a chosen one
-        chosen.append(int(nearest.argmax()))
+        nearest[chosen[-1]] = -torch.inf  # below the zero of a row that is the same as a chosen one
+        chosen.append(_smallest(-nearest, squares.max()))
     return chosen
 
 
@@ -52,7 +58,7 @@ def herding(Z: Tensor, count: int) -> list[int]:
     for _ in range(count):
         scores = squares + 2 * (offsets @ total)  # of |total + offset|^2 all that differs by row
         scores[chosen] = torch.inf
-        chosen.append(int(scores.argmin()))
+        chosen.append(_smallest(scores, squares.max() + total.square().sum()))
         total = total + offsets[chosen[-1]]
     return chosen
 
@@ -68,13 +74,15 @@ def k_medoids(Z: Tensor, count: int, generator: torch.Generator) -> list[int]:
         count: rows to choose, in [1, n].
         generator: a CPU generator, for the start.
     """
+    Z = Z - Z.mean(0)  # products of far rows would round coarsely
+    largest = Z.square().sum(1).max()
     centres = Z[_spread(Z, count, generator)] if count > 1 else Z.mean(0, keepdim=True)
-    clusters = _squared_distances(Z, centres).argmin(1)
+    clusters = _nearest(Z, centres, largest)
     for _ in range(_ROUNDS):
         sizes = torch.bincount(clusters, minlength=count)
         sums = torch.zeros_like(centres).index_add_(0, clusters, Z)
         centres = torch.where(sizes[:, None] > 0, sums / sizes.clamp_min(1)[:, None], centres)
-        before, clusters = clusters, _squared_distances(Z, centres).argmin(1)
+        before, clusters = clusters, _nearest(Z, centres, largest)
         if torch.equal(before, clusters):
             break
     order = torch.bincount(clusters, minlength=count).argsort(descending=True, stable=True)
@@ -82,8 +90,15 @@ def k_medoids(Z: Tensor, count: int, generator: torch.Generator) -> list[int]:
     for centre in centres[order]:
         distances = (Z - centre).square().sum(1)
         distances[chosen] = torch.inf
-        chosen.append(int(distances.argmin()))
+        chosen.append(_smallest(distances, largest))
     return chosen
+
+
+def _nearest(Z: Tensor, centres: Tensor, largest: Tensor) -> Tensor:
+    """Which of the centres is nearest to each row, ``(n,)``; of equals the first."""
+    squares = _squared_distances(Z, centres)
+    equals = squares <= squares.amin(1, keepdim=True) + _SQUARES * largest
+    return equals.to(torch.uint8).argmax(1)
 
 
 def _spread(Z: Tensor, count: int, generator: torch.Generator) -> list[int]:
@@ -115,7 +130,9 @@ def facility_location(Z: Tensor, count: int, rows: int = _ROWS) -> list[int]:
         rows: candidates looked at together; decides memory and nothing else.
     """
     offsets = Z - Z.mean(0)
-    nearest = torch.full((len(Z),), 2 * float(offsets.square().sum(1).max().sqrt()), dtype=Z.dtype)
+    squares = offsets.square().sum(1)
+    far, same = 2 * float(squares.max().sqrt()), _SQUARES * float(squares.max())
+    nearest = torch.full((len(Z),), far, dtype=Z.dtype)
     gains = torch.full((len(Z),), torch.inf, dtype=Z.dtype)  # upper bounds, until looked at
     chosen: list[int] = []
     while len(chosen) < count:
@@ -123,17 +140,30 @@ def facility_location(Z: Tensor, count: int, rows: int = _ROWS) -> list[int]:
         known[chosen] = True
         gains[chosen] = -torch.inf
         while True:
-            best = int(gains.argmax())  # of equals the first
-            if known[best]:
+            top = float(gains.max())
+            best = gains >= (top - _GAINS * (top + far) if math.isfinite(top) else top)
+            if bool(known[best].all()):
                 break
             promising = gains.masked_fill(known, -torch.inf).topk(min(rows, len(Z))).indices.sort().values
             promising = promising[~known[promising]]
-            distances = _squared_distances(offsets[promising], offsets).sqrt_()
+            distances = _distances(_squared_distances(offsets[promising], offsets), same)
+            distances[torch.arange(len(promising)), promising] = 0
             gains[promising] = (nearest - distances).clamp_min_(0).sum(1)
             known[promising] = True
-        chosen.append(best)
-        nearest = torch.minimum(nearest, (offsets - offsets[best]).square().sum(1).sqrt())
+        chosen.append(int(best.nonzero()[0]))
+        own = (offsets - offsets[chosen[-1]]).square().sum(1)
+        nearest = torch.minimum(nearest, _distances(own, same))
     return chosen
+
+
+def _distances(squares: Tensor, same: float) -> Tensor:
+    """Roots, in place, of squared distances; of rows that are the same rounding alone leaves some, below ``same``."""
+    return squares.masked_fill_(squares < same, 0).sqrt_()
+
+
+def _smallest(values: Tensor, largest: Tensor) -> int:
+    """The lowest row whose value ``(n,)`` is the smallest, up to the rounding of squares up to ``largest``."""
+    return int((values <= values.min() + _SQUARES * largest).nonzero()[0])
 
 
 def _squared_distances(A: Tensor, B: Tensor) -> Tensor:

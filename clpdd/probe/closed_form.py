@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..errors import remedied
+from ..errors import SingularError, remedied
 from ..functional.parts import WHOLE, Part, even_factors
 from ..functional.ridge import solve, solve_normal
 from ..functional.targets import as_targets
@@ -41,17 +42,61 @@ def fit_ridge(
     return Probes(weights, -mean @ weights)
 
 
-def regress(Z: Tensor, Y: Tensor, mean: Tensor, ridge: float, parts: Sequence[Part] = WHOLE) -> Tensor:
-    """Ridge regression of any targets ``Y (m, k)`` on features ``Z (m, d)`` less ``mean (d,)``: weights ``(d, k)``.
+def regress(
+    Z: Tensor,
+    targets: Callable[[slice], Tensor],
+    width: int,
+    mean: Tensor,
+    ridges: Sequence[float],
+    parts: Sequence[Part] = WHOLE,
+) -> dict[float, Tensor]:
+    """Ridge regression of any targets on centred features, at several strengths: weights ``(d, width)`` of each.
 
-    ``ridge`` and ``parts`` as in ``fit_ridge``.
+    A ridge is relative to one row, whereas the Gram matrix grows with their number and views of a few images leave it
+    nearly of lower rank: sums and solutions are float64, in which weak ridges hold too. Memory beside ``Z`` does not
+    grow with ``m``.
+
+    Args:
+        Z: ``(m, d)``, of any float type.
+        targets: rows -> the targets ``(b, width)`` of ``Z[rows]``; each row is asked for once.
+        width: of the targets.
+        mean: ``(d,)``, subtracted from the features.
+        ridges: as in ``fit_ridge``; one at which the system is singular is left out.
+        parts: as in ``fit_ridge``.
+
+    Returns:
+        Weights float32 by ridge, in the order of ``ridges``.
+
+    Raises:
+        SingularError: the system is singular at every ridge.
+        NumericalError: the features are not finite.
     """
-    X = Z.float() - mean.to(Z.device, torch.float32)
-    factors = even_factors(parts, X.square().mean(0))
-    with remedied(
-        singular="raise evaluate.ridge, e.g. to 1e-3", infinite="check that the encoder is finite on these images"
-    ):
-        return factors[:, None] * solve(X * factors, Y.to(X), ridge)
+    (count, dim), device = Z.shape, Z.device
+    exact = torch.device("cpu") if device.type == "mps" else device  # which has no float64
+    mean = mean.to(exact, torch.float64)
+    found, singular = dict[float, Tensor](), list[SingularError]()
+    if count <= dim:
+        X, Y = Z.to(exact, torch.float64) - mean, targets(slice(0, count)).to(exact, torch.float64)
+        factors = even_factors(parts, X.square().mean(0))
+        solved = partial(solve, X * factors, Y)
+    else:
+        gram, cross = mean.new_zeros(dim, dim), mean.new_zeros(dim, width)
+        height = min(_ROWS, max(1, _TARGETS // width))
+        for first in range(0, count, height):
+            rows = slice(first, min(first + height, count))
+            X = Z[rows].to(exact, torch.float64) - mean
+            gram.addmm_(X.T, X)
+            cross.addmm_(X.T, targets(rows).to(exact, torch.float64))
+        factors = even_factors(parts, gram.diagonal() / count)
+        solved = partial(solve_normal, gram * torch.outer(factors, factors), factors[:, None] * cross, count)
+    for ridge in ridges:
+        try:
+            found[ridge] = (factors[:, None] * solved(ridge)).to(device, torch.float32)
+        except SingularError as error:
+            singular.append(error)
+    if not found:
+        raise singular[0]
+    return found
 
 
 def _ridge(Z: Tensor, labels: Tensor, classes: int, mean: Tensor, ridge: float, parts: Sequence[Part]) -> Tensor:

@@ -189,8 +189,7 @@ class _SetOnBench:
 
     def result(self, protocol: ViewedProtocol, piece: dict[str, Any], work: WorkFolder) -> Result:
         info = self.data.info
-        # where classes differ in number, the mean rounded down
-        ipc = None if self.full else len(self.data.draws[0]) // self.data.classes
+        counts = None if self.full else torch.bincount(self.data.draws[0].labels, minlength=self.data.classes)
         dataset = str(info.get("dataset", "unknown"))
         return Result(
             dataset=dataset,
@@ -198,7 +197,7 @@ class _SetOnBench:
             distil=self.distil,
             target=self.target,
             protocol=protocol,
-            ipc=ipc,
+            counts=None if counts is None else tuple(counts.tolist()),
             fingerprint=work.digest,
             record=work.record,
             piece=piece,

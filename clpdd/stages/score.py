@@ -14,6 +14,7 @@ from ..evaluation.inputs import open_bench
 from ..evaluation.running import run_protocol, viewed_protocols
 from ..evaluation.subject import Subject
 from ..evaluation.worth import Worth, worth_of
+from ..features.versions import confirm
 from ..runtime.machine import explain_memory_errors
 from .evaluate import evaluation_data
 from .project import Project
@@ -37,13 +38,19 @@ def run_score(project: Project, images: Path, encoders: Sequence[str], *, worth:
 
     Raises:
         DataError: images that cannot be judged as they are; see ``read_set``.
-        ArtifactError: features or kernels are missing.
+        ArtifactError: features or kernels are missing, or other versions of the libraries made other features.
+        SettingsError: no encoder, or one whose input is not square.
     """
     settings, found = project.settings, list[dict[str, Any]]()
     if not encoders:
         raise SettingsError("score needs at least one encoder: give --encoder")
     for name in encoders:
-        bench = open_bench(name, evaluation_data(project.layout, name, project.encoder(name)))
+        encoder = project.encoder(name)
+        encoder.require_square("judging images")
+        given = evaluation_data(project.layout, name, encoder)
+        bench = open_bench(name, given)
+        if given.test_index is not None:
+            confirm(bench.judge, encoder, given.test_index)
         known = bench.judge.class_names
         data = read_set(images, known, bench.encoder.transform, settings.dataset.max_pixels)
         subject = Subject(data, bench, settings.evaluate, settings.seed, lambda: None)

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import clpdd.evaluation.subject
 from clpdd.config.evaluate import EvaluateSettings
 from clpdd.config.loading import parse_settings
 from clpdd.datasets.index import Index
 from clpdd.distilled.dataset import DistilledSet
 from clpdd.encoders.calling import encode
-from clpdd.errors import SettingsError
+from clpdd.errors import Preempted, SettingsError, SingularError
 from clpdd.evaluation.inputs import EvaluationData, open_bench
 from clpdd.evaluation.protocols import inherit, kd, knn, logistic, sgd
 from clpdd.evaluation.subject import Bench, Subject
 from clpdd.probe.linear import Judged, Probes
 from clpdd.probe.logistic import SMALL_GRID
 from clpdd.probe.scoring import score
+from clpdd.probe.sgd import Teacher
+from clpdd.probe.views import FreshViews, Stream, ViewBank
 from clpdd.storage.files import read_json
 
 from .conftest import SETTINGS, SPLITS, World, rows_of
@@ -38,6 +44,10 @@ def benches(world: World) -> dict[str, Bench]:
     return found
 
 
+def nothing() -> None:
+    """What long work calls, where nothing is to stop it."""
+
+
 def subject(world: World, bench: Bench, teacher: Bench | None = None, per_class: int = 1) -> Subject:
     """Real training images: the first of every class, or several."""
     train = Index.open(world.root / "index" / "train.parquet")
@@ -45,7 +55,7 @@ def subject(world: World, bench: Bench, teacher: Bench | None = None, per_class:
     rows = torch.cat([(labels == c).nonzero().flatten()[:per_class] for c in range(10)]).tolist()
     images = torch.stack([bench.encoder.transform(train.image(row)) for row in rows])
     data = DistilledSet(images, labels[rows], train.class_names, {"method": "random"})
-    return Subject(data, bench, SETTINGS, 0, lambda: None, teacher)
+    return Subject(data, bench, SETTINGS, 0, nothing, teacher)
 
 
 def top1(probes: Judged, bench: Bench) -> list[float]:
@@ -139,7 +149,7 @@ def test_an_inherited_classifier_is_the_teachers_behind_a_ridge_map(world: World
     T = explicit(own, theirs, bench.kernels.mean, teacher.kernels.mean, notes["ridge"][0])
     Z = bench.judge.features()
     mapped = (Z - bench.kernels.mean).double() @ T + teacher.kernels.mean.double()
-    classifier = teacher.classifier
+    classifier = teacher.classifier(nothing)
     wanted = mapped @ classifier.weights[0].double() + classifier.bias[0].double()
     assert isinstance(probes, Probes)
     found = probes.scorer()(Z)[:, 0].double()
@@ -151,29 +161,132 @@ def test_a_teacher_of_the_same_features_is_inherited_as_it_is(world: World, benc
     bench = benches["one"]
     all_images = subject(world, bench, bench, per_class=12)
     probes, _, _ = inherit.train(all_images, "bank-4")
-    assert min(top1(probes, bench)) > top1(bench.classifier, bench)[0] - 5
+    assert min(top1(probes, bench)) > top1(bench.classifier(nothing), bench)[0] - 5
+
+
+def test_many_views_of_few_images_are_inherited_from_at_every_ridge(world: World, benches: dict[str, Bench]) -> None:
+    """More rows than features, all of them nearly in the space of ten images."""
+    abroad = subject(world, benches["two"], benches["one"])
+    abroad.settings = SETTINGS.model_copy(update={"views": 100, "seeds": 1})
+    abroad.streams = abroad.streams[:1]
+    assert benches["two"].encoder.dim < 10 * 100
+    probes, _, notes = inherit.train(abroad, "bank-100")
+    assert notes["ridge"][0] in inherit.GRID
+    own, theirs = (
+        abroad.views(abroad.streams, range(100), b.encoder)[0].flatten(0, 1) for b in (benches["two"], benches["one"])
+    )
+    T = explicit(own, theirs, benches["two"].kernels.mean, benches["one"].kernels.mean, notes["ridge"][0])
+    assert isinstance(probes, Probes)
+    wanted = T @ benches["one"].classifier(nothing).weights[0].double()
+    torch.testing.assert_close(probes.weights[0].double(), wanted, rtol=1e-3, atol=1e-3 * wanted.abs().max().item())
+
+
+def test_images_without_any_feature_of_their_own_say_what_to_do(world: World, benches: dict[str, Bench]) -> None:
+    abroad = subject(world, benches["two"], benches["one"])
+    abroad.images = abroad.images[:, :1].expand_as(abroad.images)
+    same = encode(benches["two"].encoder, abroad.images[0], 64)
+    kernels = replace(benches["two"].kernels, mean=same[0])
+    abroad.bench = replace(benches["two"], kernels=kernels)
+    with pytest.raises(SingularError, match=r"or take inherit out of evaluate\.protocols"):
+        inherit.train(abroad, "clean")
 
 
 def test_what_is_taught_are_the_teachers_words_on_the_same_views(world: World, benches: dict[str, Bench]) -> None:
     bench, teacher = benches["two"], benches["one"]
     abroad = subject(world, bench, teacher)
     seen = abroad.views(abroad.streams[:1], range(2), teacher.encoder)
-    logits = teacher.classifier.scorer()(seen.flatten(0, 2))[:, 0]
-    taught = kd._taught(abroad, teacher, abroad.streams[:1], range(2))
-    torch.testing.assert_close(taught.flatten(0, 2), (logits / 4).softmax(-1))
+    logits = teacher.classifier(nothing).scorer()(seen.flatten(0, 2))[:, 0]
+    for number in range(2):
+        views = FreshViews(lambda epoch: seen[:, epoch])
+        taught = kd._taught(teacher.classifier(nothing), bench.encoder.device, views, number, None)
+        torch.testing.assert_close(taught[0], (logits / 4).softmax(-1).view(2, 10, 10)[number])
     again = subject(world, teacher)  # the views of a subject of the teacher's own
     torch.testing.assert_close(again.views(again.streams[:1], range(2)), seen)
     abroad.settings = SETTINGS.model_copy(update={"epochs": 100, "learning_rate": 1.0})
 
     def divergence(probes: Judged) -> float:
         """From what the teacher says of a view that none was trained on."""
-        own = probes.scorer()(abroad.views(abroad.streams[:1], range(200, 201)).flatten(0, 2))[:, 0]
-        wanted = kd._taught(abroad, teacher, abroad.streams[:1], range(200, 201)).flatten(0, 2)
+        own = probes.scorer()(abroad.fresh(abroad.streams[:1], 200)[0])[:, 0]
+        wanted = (
+            teacher.classifier(nothing).scorer()(abroad.fresh(abroad.streams[:1], 200, teacher.encoder)[0])[:, 0] / 4
+        ).softmax(-1)
         return float(torch.nn.functional.kl_div((own / 4).log_softmax(1), wanted, reduction="batchmean"))
 
     untaught = divergence(sgd.train(abroad, "bank-4")[0])
     assert divergence(kd.train(abroad, "bank-4")[0]) < untaught
     assert divergence(kd.train(abroad, "fresh")[0]) < untaught
+
+
+def test_a_teacher_asked_batch_by_batch_teaches_what_all_its_words_at_once_do(
+    world: World, benches: dict[str, Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, teacher = benches["two"], benches["one"]
+    abroad = subject(world, bench, teacher, per_class=11)  # 110 images: a batch of 100, and one of 10
+    seen = abroad.views(abroad.streams, range(4), teacher.encoder)
+    logits = teacher.classifier(nothing).scorer()(seen.flatten(0, 2))[:, 0].view(*seen.shape[:3], 10)
+    said, fit = ViewBank((logits / 4).softmax(-1), abroad.streams), kd.fit_sgd
+    held: list[torch.Size] = []
+
+    def at_once(*given: Any, teacher: Teacher, **options: Any) -> Probes:
+        return fit(*given, teacher=Teacher(said, teacher.temperature), **options)
+
+    def bank(Z: Tensor, streams: list[Stream]) -> ViewBank:
+        held.append(Z.shape)
+        return ViewBank(Z, streams)
+
+    monkeypatch.setattr(kd, "ViewBank", bank)
+    found = kd.train(abroad, "bank-4")[0]
+    assert held == [(2, 4, 110, bench.encoder.dim), (2, 4, 110, teacher.encoder.dim)]  # features alone
+    monkeypatch.setattr(kd, "fit_sgd", at_once)
+    expected = kd.train(abroad, "bank-4")[0]
+    assert isinstance(found, Probes)
+    assert isinstance(expected, Probes)
+    torch.testing.assert_close(found.weights, expected.weights, rtol=1e-4, atol=1e-5)
+
+
+def test_a_group_of_probes_has_room_for_the_teachers_features_too(
+    world: World, benches: dict[str, Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, teacher = benches["two"], benches["one"]
+    own, abroad = subject(world, bench), subject(world, bench, teacher)
+    bank, layers = 4 * 4 * 10 * bench.encoder.dim, 4 * 4 * 10 * bench.encoder.dim  # 4 views of 10 images; 4 x (C, d)
+    monkeypatch.setattr(clpdd.evaluation.subject, "_GROUP_BYTES", 2 * (bank + layers))
+    assert [len(group) for group in own.groups()] == [2]
+    assert [len(group) for group in abroad.groups()] == [1, 1]
+    monkeypatch.setattr(clpdd.evaluation.subject, "_GROUP_BYTES", 2 * (2 * bank + layers))
+    assert [len(group) for group in abroad.groups()] == [2]
+
+
+def test_features_are_kept_in_float16_by_the_width_of_the_encoder_they_are_of(
+    world: World, benches: dict[str, Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    abroad = subject(world, benches["two"], benches["one"])
+    wide = copy(benches["one"].encoder)
+    wide.dim = 2 * wide.dim
+    monkeypatch.setattr(clpdd.evaluation.subject, "_GROUP_BYTES", 4 * 4 * 10 * benches["two"].encoder.dim)
+    assert abroad._kept_as(benches["two"].encoder) == torch.float32
+    assert abroad._kept_as(wide) == torch.float16
+
+
+@pytest.mark.parametrize("protocol", [inherit, kd])
+def test_the_fit_of_the_teachers_classifier_can_be_stopped_and_is_done_once(
+    world: World, benches: dict[str, Bench], protocol: ModuleType
+) -> None:
+    teacher = replace(benches["one"])  # which nobody has asked for its classifier
+    calls = []
+
+    def stop() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise Preempted("stopped")
+
+    abroad = subject(world, benches["two"], teacher)
+    abroad.tick = stop
+    with pytest.raises(Preempted):
+        protocol.train(abroad, "bank-4")
+    assert not teacher._fitted
+    assert teacher.classifier(nothing) is teacher.classifier(stop)
+    assert len(calls) == 3
 
 
 def test_protocols_for_other_encoders_are_refused_where_there_is_no_other() -> None:

@@ -27,6 +27,7 @@ from clpdd.errors import DataError
 from clpdd.evaluation.inputs import EvaluationData, open_bench
 from clpdd.evaluation.subject import Bench, Subject
 from clpdd.evaluation.worth import few_shot_curve, mean_distance, worth_of, worth_on
+from clpdd.features import versions
 from clpdd.features.by_class import Scale
 from clpdd.functional.coresets import herding
 from clpdd.probe.closed_form import fit_ridge
@@ -249,6 +250,29 @@ def test_the_distance_of_class_means_is_0_at_the_real_ones_and_1_at_the_mean_of_
     assert mean_distance(2 * means - centre, labels.repeat(1), bench) == pytest.approx(1, abs=1e-4)
 
 
+def test_class_means_of_soft_labels_are_weighted_by_them(bench: Bench) -> None:
+    """Also where a class is no image's likeliest."""
+    means = bench.kernels.class_means
+    soft = torch.eye(10)
+    soft[1] = soft[1] * 0.4 + soft[0] * 0.6  # the image of the class 1 is likelier of the class 0
+    assert mean_distance(means, torch.eye(10), bench) == pytest.approx(0, abs=1e-6)
+    real = means.double()
+    apart = ((real[0] + 0.6 * real[1]) / 1.6 - real[0]).square().sum()  # the class 1 still has its own mean
+    expected = math.sqrt(apart / (real - real.mean(0)).square().sum())
+    assert mean_distance(means, soft, bench) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_class_that_no_image_stands_for_is_left_out_of_the_distance(bench: Bench) -> None:
+    means = bench.kernels.class_means
+    soft = torch.eye(10)
+    soft[1] = soft[0]
+    real = means.double()
+    expected = math.sqrt(
+        ((real[0] + real[1]) / 2 - real[0]).square().sum() / (real - real.mean(0))[[0, *range(2, 10)]].square().sum()
+    )
+    assert mean_distance(means, soft, bench) == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_set_of_real_images_is_worth_what_their_features_say(world: World, bench: Bench, made: DistilledSet) -> None:
     found = worth_of(Subject(made, bench, SETTINGS, 0, lambda: None), SETTINGS.ridge)
     Z = encode(bench.encoder, made.images)
@@ -298,3 +322,22 @@ def test_the_command_tells_what_evaluation_tells_of_the_same_images(
     assert run(project, "score", str(project / "params.yaml"), "--encoder", "clpdd_resnet14") == 3
     assert "params.yaml" in capsys.readouterr().err
     assert run(project, "score", str(made), "--encoder", "resnet18") == 2
+
+
+def test_test_features_of_other_versions_are_compared_before_images_are_judged_by_them(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = (
+        "score",
+        str(project / "data" / "distilled" / "clpdd_resnet14" / "centroid"),
+        "--encoder",
+        "clpdd_resnet14",
+    )
+    monkeypatch.setattr(versions, "deciding_versions", lambda: {"timm": "99.0"})
+    assert run(project, *asked) == 0  # the same features
+    monkeypatch.setattr(versions, "encode", lambda *given: 1.1 * encode(*given))
+    capsys.readouterr()
+    assert run(project, *asked) == 4
+    said = capsys.readouterr().err
+    assert "test.zarr was made by timm" in said
+    assert "have other features" in said

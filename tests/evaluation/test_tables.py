@@ -72,14 +72,16 @@ def test_metrics_are_means_and_spreads_of_the_rows(room: Path) -> None:
 
 
 def test_improvement_over_random_is_told_for_like_and_like_alone() -> None:
-    def result(method: str, views: str, top1: float, ipc: int | None = 1, target: str = "one") -> Result:
+    def result(
+        method: str, views: str, top1: float, counts: tuple[int, ...] | None = (1, 1), target: str = "one"
+    ) -> Result:
         return Result(
             dataset="d",
             method=method,
             distil="one",
             target=target,
             protocol=ViewedProtocol("closed_form", views),
-            ipc=ipc,
+            counts=counts,
             fingerprint="f",
             record={},
             piece={"rows": [{"top1": top1, "top5": 99.0, "mean_per_class": top1}]},
@@ -89,15 +91,17 @@ def test_improvement_over_random_is_told_for_like_and_like_alone() -> None:
         result("clp", "clean", 60.0),
         result("clp", "bank-4", 50.0),
         result("clp", "clean", 40.0, target="two"),  # random was not judged with this encoder
-        result("more", "clean", 70.0, ipc=5),  # five images per class, and random has one
-        result("full", "clean", 90.0, ipc=None),
+        result("more", "clean", 70.0, counts=(5, 5)),  # five images per class, and random has one
+        result("uneven", "clean", 65.0, counts=(1, 2)),  # one on the average too, rounded down
+        result("full", "clean", 90.0, counts=None),
         result("random", "clean", 35.0),
         result("random", "bank-4", 20.5),
     ]
+    assert [result.ipc for result in results] == [1, 1, 1, 5, 1, None, 1, 1]
     metrics = json.loads(metrics_json(results))
     assert metrics["one"]["clp"]["closed_form-clean"]["over_random"] == 25
     assert metrics["one"]["clp"]["closed_form-bank-4"]["over_random"] == 29.5
-    others = [metrics["one -> two"]["clp"], *(metrics["one"][name] for name in ("more", "full", "random"))]
+    others = [metrics["one -> two"]["clp"], *(metrics["one"][name] for name in ("more", "uneven", "full", "random"))]
     assert not any("over_random" in leaf for own in others for leaf in own.values())
 
 
@@ -110,7 +114,7 @@ def test_no_two_bars_of_the_plot_have_one_name_so_that_none_is_stacked_on_anothe
                 distil=distil,
                 target=target,
                 protocol=protocol,
-                ipc=1,
+                counts=(1,),
                 fingerprint="f",
                 record={},
                 piece={"rows": [{"top1": 90.0}]},
@@ -193,7 +197,7 @@ def test_only_the_first_protocol_keeps_its_confusion_when_there_are_many_classes
             distil="one",
             target=target,
             protocol=ViewedProtocol(protocol, "clean"),
-            ipc=1,
+            counts=(1,),
             fingerprint="f",
             record={},
             piece=piece,

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from ...errors import remedied
 from ...probe.closed_form import regress
 from ...probe.linear import Probes
 from ...probe.scoring import score
@@ -22,7 +23,10 @@ from ..subject import Bench, Subject, Trained
 __all__ = ["GRID", "train"]
 
 GRID = (10.0, 1.0, 1e-1, 1e-2, 1e-3)
-"""Relative ridges of the map, strongest first: of equals on validation the first is kept."""
+"""Relative ridges of the map, strongest first: of equals on validation the first is kept.
+
+One at which the map has no unique solution is passed over.
+"""
 
 
 def train(subject: Subject, views: str) -> Trained:
@@ -30,14 +34,23 @@ def train(subject: Subject, views: str) -> Trained:
     bench, teacher = subject.bench, _teacher(subject)
     device = bench.encoder.device
     validation = bench.validation.features().to(device), bench.validation.labels.to(device)
-    weights, bias = (part[0].to(device) for part in (teacher.classifier.weights, teacher.classifier.bias))
+    classifier = teacher.classifier(subject.tick)
+    weights, bias = (part[0].to(device) for part in (classifier.weights, classifier.bias))
     theirs_mean, own_mean = teacher.kernels.mean.to(device), bench.kernels.mean.to(device)
     kept, streams, ridges = list[Probes](), list[Stream](), list[float]()
     for stream, own, theirs in _features(subject, teacher, views):
-        wanted = (theirs.to(device).float() - theirs_mean) @ weights  # (m, C)
+
+        def wanted(rows: slice, theirs: Tensor = theirs) -> Tensor:
+            subject.tick()
+            return (theirs[rows].to(device).float() - theirs_mean) @ weights
+
+        with remedied(
+            singular="distil images that differ, or take inherit out of evaluate.protocols",
+            infinite="check that both encoders are finite on these images",
+        ):
+            maps = regress(own, wanted, len(bias), own_mean, GRID, bench.encoder.parts)
         best: tuple[float, float, Probes] | None = None
-        for ridge in GRID:
-            mapped = regress(own, wanted, own_mean, ridge, bench.encoder.parts)
+        for ridge, mapped in maps.items():
             probe = Probes(mapped[None], (bias + theirs_mean @ weights - own_mean @ mapped)[None])
             top1 = score(probe, [validation]).top1[0]
             if best is None or top1 > best[0]:

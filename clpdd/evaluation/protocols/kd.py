@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ...probe.linear import Probes
 from ...probe.sgd import Teacher, fit_sgd
-from ...probe.views import FreshViews, Stream, ViewBank
-from ..subject import Bench, Subject, Trained
+from ...probe.views import FreshViews, ViewBank
+from ..subject import Subject, Trained
 
 __all__ = ["TEMPERATURE", "train"]
 
@@ -28,39 +28,43 @@ def train(subject: Subject, views: str) -> Trained:
     if teacher is None:
         raise ValueError("there is no teacher: the set was distilled with this encoder, or with an unknown one")
     settings, classes = subject.settings, subject.bench.classes
+    classifier = teacher.classifier(subject.tick)
     trained = []
     for group in subject.groups():
-        features: Callable[[int, Tensor | None], Tensor]
-        taught: Callable[[int, Tensor | None], Tensor]
+        own: Callable[[int, Tensor | None], Tensor]
+        theirs: Callable[[int, Tensor | None], Tensor]
         if views == "fresh":
-            features = FreshViews(partial(subject.fresh, group))
-            taught = FreshViews(partial(_taught_afresh, subject, teacher, group))
+            own, theirs = (FreshViews(partial(subject.fresh, group, encoder=e)) for e in (None, teacher.encoder))
         else:
-            features = ViewBank(subject.bank(group), group)
-            each = [_taught(subject, teacher, [stream], range(settings.views)) for stream in group]
-            taught = ViewBank(torch.cat(each), group)  # the same stream picks the same view
+            own = ViewBank(subject.bank(group), group)
+            # The same streams pick the same view of both.
+            theirs = ViewBank(subject.views(group, range(settings.views), teacher.encoder), group)
         trained.append(
             fit_sgd(
-                features,
+                own,
                 subject.targets[[stream.draw for stream in group]],
                 classes,
                 group,
                 epochs=settings.epochs,
                 learning_rate=settings.learning_rate,
-                teacher=Teacher(taught, TEMPERATURE),
+                teacher=Teacher(partial(_taught, classifier, subject.bench.encoder.device, theirs), TEMPERATURE),
                 tick=subject.tick,
             )
         )
     return Probes.join(trained), subject.streams, {}
 
 
-def _taught(subject: Subject, teacher: Bench, streams: list[Stream], which: range) -> Tensor:
-    """``(P, V, n, C)``: the teacher's probabilities, at the temperature, of numbered views."""
-    Z = subject.views(streams, which, teacher.encoder).float()
-    classifier = teacher.classifier
+def _taught(
+    classifier: Probes,
+    device: torch.device,
+    theirs: Callable[[int, Tensor | None], Tensor],
+    epoch: int,
+    rows: Tensor | None,
+) -> Tensor:
+    """``(P, b, C)`` on a device: a teacher's probabilities, at the temperature, of what it sees of a batch.
+
+    Made anew for every batch, since the probabilities of all views may take many times what their features do.
+    """
+    Z = theirs(epoch, rows)
     logits = Z @ classifier.weights[0].to(Z) + classifier.bias[0].to(Z)
-    return (logits / TEMPERATURE).softmax(-1).to(subject.bench.encoder.device)
-
-
-def _taught_afresh(subject: Subject, teacher: Bench, streams: list[Stream], epoch: int) -> Tensor:
-    return _taught(subject, teacher, streams, range(epoch, epoch + 1))[:, 0]
+    return (logits / TEMPERATURE).softmax(-1).to(device)
