@@ -100,6 +100,7 @@ def test_its_settings_differ_from_the_defaults_only_where_photos_need_it() -> No
     written["dataset"] |= {"train": "photos"}
     plain = Settings().model_dump(mode="json")
     plain["dataset"] |= {"name": "folder", "train": "photos", "bad_images": "skip", "duplicates": "drop"}
+    plain["dataset"] |= {"empty_classes": "drop"}
     assert parse_settings(written).model_dump(mode="json") == plain
 
 

@@ -125,6 +125,7 @@ def test_settings_named_for_photos_keep_all_but_their_images_and_the_encoder(her
     assert (found.distill, found.evaluate) == (base.distill, base.evaluate)
     plain = settings_for(here / "photos", None, None)
     assert (plain.dataset.bad_images, plain.dataset.duplicates, plain.distill.augment.flip) == ("skip", "drop", 0.5)
+    assert plain.dataset.empty_classes == "drop"
     assert plain.dataset.title == "photos"
 
 

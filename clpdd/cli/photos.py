@@ -17,7 +17,7 @@ from ..storage.files import write_bytes
 __all__ = ["dataset_of", "settings_for", "with_encoder", "write_settings"]
 
 _SPLITS = {"train": ("train", "training"), "validation": ("validation", "val", "valid", "dev"), "test": ("test",)}
-_LENIENT = {"bad_images": "skip", "duplicates": "drop"}
+_LENIENT = {"bad_images": "skip", "empty_classes": "drop", "duplicates": "drop"}
 
 
 def dataset_of(photos: Path) -> dict[str, Any]:
@@ -91,8 +91,10 @@ def settings_for(
 
     ``given`` are options of the encoder, as in ``encoder_options``.
 
-    Without a ``base``, images that cannot be read and those that a later split has too are left out and counted,
-    because there is no settings file in which to say so. Raises ``DataError`` and ``SettingsError``.
+    Without a ``base``, images that cannot be read, those that a later split has too, and folders without an image are
+    left out and told of, because there is no settings file in which to say so.
+
+    Raises ``DataError`` and ``SettingsError``.
     """
     values = (base or Settings()).model_dump(mode="json", exclude_unset=True)
     if photos is not None:

@@ -61,8 +61,8 @@ def stratify(labels: Rows, shares: Mapping[str, float], seed: int, class_names: 
         told = ", ".join(short[:5]) + (f" and {len(short) - 5} more classes" if len(short) > 5 else "")
         raise DataError(
             f"too few images to split: class {told}, but {needed} are needed, one for each of "
-            f"{', '.join(name for name in SPLITS if name in parts)}. Add images, leave the class out, or name the "
-            f"splits in dataset.validation and dataset.test"
+            f"{', '.join(name for name in SPLITS if name in parts)}. Add images, move the class out of there, or "
+            f"name the splits in dataset.validation and dataset.test"
         )
     return {name: np.sort(np.concatenate(rows)) for name, rows in parts.items()}
 
