@@ -59,8 +59,9 @@ def test_float32_is_close_to_float64_and_half_is_widened() -> None:
 def test_repeated_rows_without_ridge_are_refused_with_the_remedy(m: int, d: int, dtype: torch.dtype) -> None:
     Z, Y = problem(m, d, 3)
     Z = Z[:1].expand(m, d).to(dtype)
-    with pytest.raises(NumericalError, match=r"singular at relative ridge"):
-        solve(Z, Y.to(dtype), 0.0)
+    for ridge in (0.0, 1e-20):
+        with pytest.raises(NumericalError, match=f"singular at relative ridge {ridge:g}, because"):
+            solve(Z, Y.to(dtype), ridge)
 
 
 def test_features_that_are_not_finite_are_named() -> None:

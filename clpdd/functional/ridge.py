@@ -56,7 +56,7 @@ def _forward(Z: Tensor, Y: Tensor, ridge: float) -> tuple[Tensor, Tensor, Tensor
     """``W``, the Cholesky factor of the system and, of the dual form, ``A = (K + lambda I)^{-1} Y (m, C)``."""
     m, d = Z.shape
     gram = Z @ Z.mT if m <= d else Z.mT @ Z
-    factor = _factor(gram, ridge * gram.diagonal().sum() / m)  # the same trace, whichever form
+    factor = _factor(gram, ridge * gram.diagonal().sum() / m, ridge)  # the same trace, whichever form
     if m <= d:
         A = torch.cholesky_solve(Y, factor)
         return Z.mT @ A, factor, A
@@ -110,11 +110,11 @@ def solve_normal(gram: Tensor, cross: Tensor, m: int, ridge: float) -> Tensor:
 
     Raises ``NumericalError`` as ``solve`` does.
     """
-    return torch.cholesky_solve(cross, _factor(gram, ridge * gram.trace() / m))
+    return torch.cholesky_solve(cross, _factor(gram, ridge * gram.trace() / m, ridge))
 
 
-def _factor(A: Tensor, regularisation: Tensor) -> Tensor:
-    """The Cholesky factor of ``A + regularisation I`` for a Gram matrix ``A (n, n)``."""
+def _factor(A: Tensor, regularisation: Tensor, ridge: float) -> Tensor:
+    """The Cholesky factor of ``A + regularisation I`` for a Gram matrix ``A (n, n)``; ``ridge`` is for the message."""
     system = A + regularisation * torch.eye(len(A), dtype=A.dtype, device=A.device)
     factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(system)
@@ -125,11 +125,7 @@ def _factor(A: Tensor, regularisation: Tensor) -> Tensor:
         if not bool(torch.isfinite(A).all()):
             raise NumericalError("features handed to the ridge solver hold NaN or infinite values")
         raise SingularError(
-            f"the {len(A)} x {len(A)} kernel is singular at relative ridge {_relative(A, regularisation):.1e}, because "
+            f"the {len(A)} x {len(A)} kernel is singular at relative ridge {ridge:g}, because "
             f"images repeat one another (or their features do)"
         )
     return factor
-
-
-def _relative(A: Tensor, regularisation: Tensor) -> float:
-    return (regularisation / (A.trace() / len(A)).clamp_min(torch.finfo(A.dtype).tiny)).item()
