@@ -20,6 +20,7 @@ BESIDE = {
     "clpdd.config": "reads the settings: the values that decide a stage are in its fingerprint, whoever has read them",
     "clpdd.stages.project": "hands a stage its settings and paths",
     "clpdd.storage.layout": "knows where artifacts lie: the digests of those that are read are in the fingerprint",
+    "clpdd.__main__": "starts the command line",
     "clpdd.cli": "reads the line and calls the stage",
     "clpdd.distributed": "counts the processes of a run",
     "clpdd.encoders.loading": "builds the encoder, whose record in the fingerprint has the digest of model and weights",
