@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from ..errors import DataError, first_line
 from . import png
 
-__all__ = ["FORMATS", "SUFFIXES", "Undecodable", "decode", "decode_image"]
+__all__ = ["FORMATS", "SUFFIXES", "Undecodable", "decode", "decode_image", "identify"]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "QOI", "TGA")
 """Formats that are read, by content, never by file name. Others of Pillow's stay shut: EPS would start Ghostscript."""
@@ -66,15 +67,25 @@ def decode_image(data: bytes, max_pixels: int, where: str) -> Image.Image:
 
 def decode(data: bytes, max_pixels: int) -> Image.Image:
     """``decode_image`` for callers that name the image themselves; raises ``Undecodable`` alone."""
+    return _read(lambda own: _decode(own, max_pixels), data)
+
+
+def identify(data: bytes) -> Image.Image:
+    """Open by content and read the header alone, which tells format, mode and size. Raises ``Undecodable``."""
+    return _read(_identify, data)
+
+
+def _read(how: Callable[[bytes], Image.Image], data: bytes) -> Image.Image:
+    """Of a PNG that is refused, what it is without the texts and profiles that may be to blame."""
     try:
-        return _decode(data, max_pixels)
+        return how(data)
     except Undecodable:
         if not data.startswith(png.SIGNATURE):
             raise
         bare = png.without_texts(data)
         if len(bare) == len(data):
             raise
-        return _decode(bare, max_pixels)
+        return how(bare)
 
 
 def _decode(data: bytes, max_pixels: int) -> Image.Image:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from ..config.dataset import DatasetSettings
 from ..datasets.build import open_source
-from ..datasets.decode import Undecodable, decode_image
+from ..datasets.decode import Undecodable, decode_image, identify
 from ..datasets.listing import BadImages, Listing, Source, nearest
 from ..errors import DataError
 from ..storage.files import read_json
@@ -132,8 +131,8 @@ def _images(listing: Listing, transform: Callable[[Image.Image], Tensor], max_pi
 def _size(data: bytes | Undecodable) -> tuple[int, int]:
     """Width and height by the header; (0, 1) of what has none, which the decoder tells of."""
     try:
-        return (0, 1) if isinstance(data, Undecodable) else Image.open(io.BytesIO(data)).size
-    except Exception:  # whatever a damaged header makes the reader raise
+        return (0, 1) if isinstance(data, Undecodable) else identify(data).size
+    except Undecodable:
         return 0, 1
 
 
@@ -162,11 +161,14 @@ def _refuse_soft_labels(path: Path) -> None:
 
 def _refuse_floats(data: bytes, where: str, max_pixels: int) -> None:
     try:
-        opened = Image.open(io.BytesIO(data))
-        if opened.mode != "F" or opened.size[0] * opened.size[1] > max_pixels:
-            return
+        opened = identify(data)
+    except Undecodable:
+        return  # told by the decoder
+    if opened.mode != "F" or opened.size[0] * opened.size[1] > max_pixels:
+        return
+    try:
         values = np.asarray(opened)
-    except Exception:  # what cannot be opened is told by the decoder
+    except Exception:  # Pillow's decoders raise whatever damaged bytes lead them to; told by the decoder
         return
     _refuse(where, "the image", float(values.min()), float(values.max()))
 

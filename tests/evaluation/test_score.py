@@ -146,6 +146,14 @@ def test_photographs_of_several_sizes_are_not_all_held_at_their_own(
     assert most <= 2
 
 
+def test_pillows_own_limit_of_pixels_decides_nothing(
+    made: DistilledSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_folder(tmp_path, made.images, made.labels.tolist(), NAMES)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert torch.equal(read(root).images, made.images)
+
+
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
 
