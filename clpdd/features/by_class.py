@@ -34,9 +34,8 @@ class Scale:
     @classmethod
     def of(cls, kernels: Kernels, parts: Sequence[Part]) -> Scale:
         """By the moments of the training features, float64."""
-        mean = kernels.cross.sum(1) / kernels.n
-        variances = kernels.gram.diagonal() / kernels.n - mean.square()
-        return cls(mean, even_factors(parts, variances))
+        moments = kernels.moments
+        return cls(moments.mean, even_factors(parts, moments.variances))
 
     def __call__(self, Z: Tensor) -> Tensor:
         """Float64 features ``(b, d)`` of such of any float type."""

@@ -4,30 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import safetensors
 import safetensors.torch
 from torch import Tensor
 
 from ..errors import ArtifactError
+from ..functional.moments import Moments
 from ..storage.files import read_json, seal, sha256_file, write_bytes, write_json
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["FORMAT", "Kernels"]
 
-
 FORMAT = 1
 
-
-_TENSORS = "moments.safetensors"
-
-
-_RECORD = "kernels.json"
-
-
+_TENSORS, _RECORD = "moments.safetensors", "kernels.json"
 _REMEDY = "delete it and run the kernels stage again"
 
 
@@ -73,6 +64,11 @@ class Kernels:
     class_names: list[str]
     encoder: dict[str, Any]
     digests: dict[str, str]
+
+    @property
+    def moments(self) -> Moments:
+        """The sums over the training features, and what follows from them, in float64."""
+        return Moments(self.counts, self.gram, self.cross)
 
     def save(self, folder: Path | str) -> None:
         """Write ``moments.safetensors`` and ``kernels.json``; the same kernels give the same bytes."""

@@ -59,8 +59,7 @@ class RidgeGreedy:
 
 def _grown(context: Context, scale: Scale) -> GreedyRidge:
     """The empty probe, with the moments of the validation features."""
-    kernels = context.kernels
-    energy = ((kernels.gram.diagonal() / kernels.n - scale.mean.square()) * scale.factors.square()).sum()
+    energy = (context.kernels.moments.variances * scale.factors.square()).sum()
     ridge = context.settings.number("ridge") * float(energy)
     if not ridge > 0:
         raise SettingsError(

@@ -23,6 +23,7 @@ from ..features.store import FeatureStore
 from .calibration import fit_temperature
 from .closed_form import fit_ridge
 from .linear import Probes
+from .scoring import score
 from .sgd import fit_sgd
 from .views import Stream, ViewBank, encode_clean, encode_views
 
@@ -77,7 +78,7 @@ def train_classifier(
     if protocol == "best" and validation is not None and len(validation):
         _refuse_other(validation, data, encoder)
         probes = {name: lesson.probe(name) for name in lesson.different}
-        top1 = {name: _top1(probe, validation) for name, probe in probes.items()}
+        top1 = {name: round(score(probe, validation.blocks(_ROWS)).top1[0], 4) for name, probe in probes.items()}
         protocol = max(top1, key=lambda name: top1[name])  # of equal ones the first
         probe = probes[protocol]
         info |= {"validation": {"images": len(validation), "top1": top1}}
@@ -144,13 +145,6 @@ class _Lesson:
         Z, targets = bank.flatten(1, 2), torch.cat([labels] * bank.shape[1], dim=1)
         mean = _centre(self.data, self.encoder, Z[0])
         return fit_ridge(Z, targets, classes, mean, settings.ridge, self.encoder.parts)
-
-
-def _top1(probe: Probes, store: FeatureStore) -> float:
-    """Percent of a store's rows that a single probe takes rightly."""
-    weight, bias = probe.weights[0].cpu(), probe.bias[0].cpu()
-    right = sum(int(((Z @ weight + bias).argmax(1) == labels).sum()) for Z, labels in store.blocks(_ROWS))
-    return round(100 * right / len(store), 4)
 
 
 def _refuse_other(store: FeatureStore, data: DistilledSet, encoder: Encoder) -> None:

@@ -60,8 +60,7 @@ def principal_axes(kernels: Kernels) -> tuple[Tensor, tuple[float, float]]:
     They are eigenvectors of the covariance, exact over all training images. Of each, the entry of the largest size is
     positive, so that a picture is not mirrored from run to run.
     """
-    mean = kernels.mean.double()
-    covariance = (kernels.gram / kernels.n - torch.outer(mean, mean)).numpy()
+    covariance = (kernels.moments.centred_gram / kernels.n).numpy()
     values, vectors = eigsh(covariance, k=2, v0=np.ones(len(covariance)))
     values, vectors = values[::-1], vectors[:, ::-1].copy()
     signs = np.sign(vectors[np.abs(vectors).argmax(0), range(2)])

@@ -27,9 +27,7 @@ def train(subject: Subject, views: str) -> Trained:
         train = bench.train.features().to(device), bench.train.labels.to(device)
         probe, strength = fit_logistic(train, validation, bench.classes, tick=subject.tick)
         return probe, [Stream(subject.seed, 0)], {"l2": strength}
-    kernels = bench.kernels
-    variance = kernels.gram.diagonal() / kernels.n - (kernels.cross.sum(1) / kernels.n).square()
-    standard = kernels.mean, variance.clamp_min(0).sqrt()
+    standard = bench.kernels.mean, bench.kernels.moments.variances.clamp_min(0).sqrt()
     probes, streams, strengths = list[Probes](), list[Stream](), list[float]()
     for stream, Z, targets in _features(subject, views):
         train = Z.float(), targets.to(device)
