@@ -17,6 +17,7 @@ from ..config.merging import merged
 from ..config.reading import read_yaml
 from ..config.settings import Settings
 from ..errors import SettingsError
+from ..runtime.tables import aligned
 from ..storage.files import write_bytes
 from .cost import ASSUMED_IN_WORDS, duration, estimate, published
 
@@ -75,16 +76,11 @@ def preset_table(folder: Path | str = PRESETS) -> str:
         rows.append(row)
     names = preset_names(folder)
     example = "imagenet1k-dinov2" if "imagenet1k-dinov2" in names else names[0]  # the one that all know
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
     return "\n".join(
         [
             "Time of the encoder's passes in all stages, by dataset and encoder; decoding and probes come on top:",
             "",
-            *(line.rstrip() for line in lines),
+            aligned(rows, left=1),
             "",
             f"Assumed: {ASSUMED_IN_WORDS}. ?: unknown before the images are there.",
             f"A preset is DATASET-ENCODER, as in: clpdd preset {example} --root FOLDER",

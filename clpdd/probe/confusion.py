@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ..runtime.tables import aligned
+
 __all__ = ["class_of", "confusion_in_words"]
 
 _WHOLE = 12  # classes up to which the whole table is shown
@@ -47,10 +49,4 @@ def confusion_in_words(pairs: Sequence[tuple[str, str]], others: int, class_name
     seen = [name for name in class_names if any(name in pair for pair in counts)]
     cells = [["true \\ taken for", *seen]]
     cells += [[true, *(str(counts[true, name]) for name in seen)] for true in seen if any(true == t for t, _ in counts)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    first, *numbers = widths
-    lines = [
-        "  ".join([row[0].ljust(first), *(cell.rjust(w) for cell, w in zip(row[1:], numbers, strict=True))])
-        for row in cells
-    ]
-    return "\n".join([head + rest, *lines])
+    return "\n".join([head + rest, aligned(cells, left=1)])

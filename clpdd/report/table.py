@@ -5,16 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
 from typing import Any
 
 from ..errors import ArtifactError
+from ..runtime.tables import aligned, with_spread
 from ..storage.layout import Layout
 from .lines import COLUMNS, headline_of, result_lines
 from .words import probe_in_words, views_in_words
 
 __all__ = [
-    "aligned",
     "headline_in_words",
     "lines_of",
     "result_csv",
@@ -66,7 +65,8 @@ def table_of(lines: list[dict[str, Any]]) -> str:
     for line in lines:
         names = [line["distil_encoder"], line["eval_encoder"]] if several else []
         seen = "all images" if line["method"] == "full" else views_in_words(line["views"], of_each=False)
-        numbers = [_top1(line), _percent(line["share_of_full"], 1)]
+        top1 = "" if line["top1"] is None else with_spread(line["top1"], line["top1_std"])
+        numbers = [top1, _percent(line["share_of_full"], 1)]
         numbers += [_percent(line["top5"])] if telling else []
         last = [_percent(line["worst_group"])] if grouped else []
         cells.append([line["protocol"], seen, line["method"], *names, *numbers, *last, str(line["probes"])])
@@ -86,11 +86,6 @@ def _percent(value: float | None, digits: int = 2) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def _top1(line: dict[str, Any]) -> str:
-    spread = line["top1_std"]
-    return f"{_percent(line['top1'])}{'        ' if spread is None else f' ± {spread:5.2f}'}"
-
-
 def headline_in_words(line: dict[str, Any] | None) -> str:
     """One sentence for ``headline_of``; empty for ``None``."""
     if line is None or line["top1"] is None:
@@ -99,16 +94,3 @@ def headline_in_words(line: dict[str, Any] | None) -> str:
     part = "" if share is None else f", {share:.1f} % of what all training images reach"
     how = f"{line['protocol']}, {views_in_words(line['views'], of_each=False)}"
     return f"the number: {line['method']} {line['top1']:.1f} % top-1 ({how}){part}"
-
-
-def aligned(rows: Sequence[Sequence[str]], left: int) -> str:
-    """Rows of cells in columns: the first ``left`` flush left, the others, numbers, flush right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-
-    def placed(row: Sequence[str]) -> str:
-        cells = [
-            cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        return "  ".join(cells).rstrip()
-
-    return "\n".join(map(placed, rows))

@@ -16,6 +16,7 @@ from ..evaluation.subject import Subject
 from ..evaluation.worth import Worth, worth_of
 from ..features.versions import confirm
 from ..runtime.machine import explain_memory_errors
+from ..runtime.tables import aligned, with_spread
 from .evaluate import evaluation_data
 from .project import Project
 
@@ -74,10 +75,8 @@ def score_table(found: Sequence[dict[str, Any]]) -> str:
             said.append(f"\n{one['encoder']}:\n{one['worth'].described()}")
             continue
         columns = {name: [row[name] for row in one["rows"]] for name in ("top1", "top5", "mean_per_class")}
-        means = [f"{fmean(values):.2f}" for values in columns.values()]
-        top1 = columns["top1"]
-        means[0] += f" ± {stdev(top1):.2f}" if len(top1) > 1 else ""
-        lines.append((one["encoder"], one["protocol"], one["views"], means[0], means[1], means[2], str(len(top1))))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([*table, *said])
+        top1 = columns.pop("top1")
+        number = with_spread(fmean(top1), stdev(top1) if len(top1) > 1 else None)
+        others = [f"{fmean(values):.2f}" for values in columns.values()]
+        lines.append((one["encoder"], one["protocol"], one["views"], number, *others, str(len(top1))))
+    return "\n".join([aligned(lines, left=3), *said])

@@ -12,7 +12,8 @@ import pytest
 from clpdd.config.settings import Settings
 from clpdd.report.data import gather, read_sources
 from clpdd.report.lines import headline_of, result_lines
-from clpdd.report.table import aligned, result_csv, result_json, result_table, table_of
+from clpdd.report.table import result_csv, result_json, result_table, table_of
+from clpdd.runtime.tables import aligned
 from clpdd.storage.layout import Layout
 
 
