@@ -20,7 +20,6 @@ from clpdd.config.augment import AugmentSettings
 from clpdd.config.distill import DistillSettings
 from clpdd.config.variants import MethodVariant
 from clpdd.datasets.index import Index
-from clpdd.distilled.classifier import Classifier
 from clpdd.distilled.dataset import DistilledSet
 from clpdd.encoders.calling import encode
 from clpdd.errors import ArtifactError, BusyError, NumericalError, SettingsError
@@ -232,16 +231,6 @@ def test_baselines_hold_the_real_images_they_name(world: World, tmp_path: Path, 
         assert data.info["sources"] == [index.ids[row] for row in nearest]
     else:
         assert len({tuple(draw.images.flatten().tolist()) for draw in data.draws}) == 5
-
-
-def test_the_full_data_classifier_lies_beside_the_set(world: World, tmp_path: Path) -> None:
-    run(world, tmp_path, "centroid")
-    classifier = Classifier.load(tmp_path / "set" / "classifier.safetensors")
-    classifier.check(world.encoder)
-    store = FeatureStore.open(world.layout.features(world.encoder.name, "validation"))
-    right = classifier(store.features()).argmax(1) == store.labels
-    assert 100 * right.double().mean().item() == pytest.approx(classifier.info["validation_top1"], abs=1e-4)
-    assert classifier.info["validation_top1"] > 80
 
 
 def test_optimising_beats_its_own_start(world: World, tmp_path: Path) -> None:

@@ -9,9 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
+from clpdd.distilled.classifier import Classifier
 from clpdd.distilled.dataset import DistilledSet, grid
 from clpdd.errors import ArtifactError
+from clpdd.features.store import FeatureStore
+from clpdd.stages.distill import distill
 from clpdd.storage.files import sha256_tree
+
+from .conftest import World
+from .runs import variant
 
 
 def make(
@@ -109,3 +115,13 @@ def test_shapes_and_labels_are_checked() -> None:
         DistilledSet(torch.zeros(1, 3, 4, 4), torch.zeros(1, dtype=torch.int64), ["a"], {})
     with pytest.raises(ArtifactError, match="labels"):
         DistilledSet(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), torch.tensor([4]), ["a"], {})
+
+
+def test_the_full_data_classifier_lies_beside_the_set(world: World, tmp_path: Path) -> None:
+    distill(variant("centroid"), **world.inputs(tmp_path))
+    classifier = Classifier.load(tmp_path / "set" / "classifier.safetensors")
+    classifier.check(world.encoder)
+    store = FeatureStore.open(world.layout.features(world.encoder.name, "validation"))
+    right = classifier(store.features()).argmax(1) == store.labels
+    assert 100 * right.double().mean().item() == pytest.approx(classifier.info["validation_top1"], abs=1e-4)
+    assert classifier.info["validation_top1"] > 80

@@ -145,6 +145,14 @@ def test_options_in_the_file_of_an_encoder_that_is_named_on_the_line_are_used(
     assert "gone.safetensors does not exist" in capsys.readouterr().err
     assert main(["run", "photos", "--encoder", "resnet10t", "--weights", "lost.safetensors"]) == 4
     assert "lost.safetensors does not exist" in capsys.readouterr().err
+    (here / "sub").mkdir()
+    (here / "options.yaml").rename(here / "sub" / "options.yaml")
+    named = ["run", "photos", "--params", "sub/options.yaml", "--encoder", "resnet10t"]
+    assert main([*named, "--weights", "lost.safetensors"]) == 4
+    assert "lost.safetensors does not exist" in (told := capsys.readouterr().err)
+    assert "sub/" not in told
+    assert main(named) == 4
+    assert "sub/gone.safetensors does not exist" in capsys.readouterr().err
     assert main(["run", "photos", "--weights", "lost.safetensors"]) == 2
     assert "--weights is of an encoder: name it with --encoder" in capsys.readouterr().err
 

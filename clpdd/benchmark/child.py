@@ -164,6 +164,7 @@ def main() -> None:
         code = 0
     except ClpddError as error:
         answer, code = {"error": type(error).__name__, "message": str(error)}, error.exit_code
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
+    with contextlib.suppress(BrokenPipeError):  # the parent was stopped, too, and waits for no answer
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
     os._exit(code)  # the thread that reads standard input holds the interpreter's lock on it

@@ -44,10 +44,10 @@ def _settings(options: argparse.Namespace) -> Settings:
         )
     if not used and PARAMS.exists():
         log.info("%s is not used, since photos are named: pass --params %s to take its settings", PARAMS, PARAMS)
-    given = options_of_encoder(options)
-    base = (
-        load_settings(options.params, change=lambda values: with_encoder(values, options.encoder, given))
-        if used
-        else None
-    )
-    return settings_for(options.photos, options.encoder, base, given)
+    encoder, given = options.encoder, options_of_encoder(options)
+    if not used:
+        return settings_for(options.photos, encoder, None, given)
+    # Before the file is checked, which may hold options of this encoder alone, and again, since paths on the line are
+    # relative to the working folder, and those of a file to its own.
+    base = load_settings(options.params, change=lambda values: with_encoder(values, encoder, given))
+    return settings_for(options.photos, encoder, base, given)

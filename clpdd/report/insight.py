@@ -94,9 +94,8 @@ def look_closer(
     def encoded(data: DistilledSet) -> tuple[Tensor, Tensor]:
         return encode_clean(encoder, data.images[None], batch, precision)[0].float().cpu(), data.labels
 
-    central = sets.get("centroid")
+    central = None if method == "centroid" else sets.get("centroid")
     shown = {"central": encoded(central)} if central is not None and 0 < len(central) <= _MOST_IMAGES else {}
-    shown.pop("central" if method == "centroid" else "", None)
     space = scatter(kernels, stores["train"], shown | {"distilled": encoded(chosen)})
     protocol = "best" if len(chosen) * max(1, settings.views) <= _MOST_VIEWS else "closed_form_clean"
     validation = stores["validation"] if protocol == "best" else None

@@ -72,9 +72,8 @@ def _insight(
     if not all(layout.features(name, split).exists() for split in SPLITS):
         log.warning("the report has no picture of feature space and no mistakes: there are no features of %s", name)
         return None
-    # here: a report without features starts without torch
-    from ..distilled.dataset import DistilledSet  # (see above)
-    from ..report.insight import look_closer  # (see above)
+    from ..distilled.dataset import DistilledSet  # here: a report without features starts without torch
+    from ..report.insight import look_closer  # likewise
 
     try:
         wanted = [own for own in settings.methods if own in (method, "centroid")]

@@ -118,6 +118,7 @@ def test_a_killed_comparison_goes_on_where_it_was(world: World, tmp_path: Path) 
         assert process.stderr is not None
         said = process.stderr.read()
         assert process.wait() == 75, said
+        assert "Traceback" not in said
     assert int(re.findall(r"continuing at step (\d+)", said)[0]) >= reached
     with start() as process:
         assert process.stderr is not None
