@@ -82,7 +82,7 @@ def test_chunking_changes_the_files_and_not_the_content(
 def shifted(encoder: Encoder, amount: float) -> Encoder:
     """The encoder with ``amount`` added ahead of its last activation."""
     state = encoder.model.state_dict()
-    state[[key for key in state if key.endswith("bn3.bias")][-1]].add_(amount)
+    state[[key for key in state if key.endswith("conv3.bias")][-1]].add_(amount)
     return encoder
 
 
