@@ -16,6 +16,7 @@ from ..errors import SettingsError
 from ..functional.parts import WHOLE, Part
 from ..functional.resample import resize
 from ..storage.files import sha256_bytes
+from .activations import spare_copies
 from .folding import fold_batch_norms
 from .preprocessing import Preprocess
 
@@ -43,7 +44,7 @@ class Encoder(nn.Module):
         size: side of the input in pixels; of an input that is not square, the longer one.
         shape: height and width of the input in pixels.
         digest: SHA-256 over the architecture, the weights' names, shapes and bytes, the kind of features, and the
-            normalisation where it is not the model's own: of the model as it was given, before ``fold``.
+            normalisation where it is not the model's own: of the model as it was given, before ``freeze``.
         features: ``default`` (what the model itself gives), ``class_token``, ``mean_patch``, ``both`` (in that order)
             or ``projected`` (what a CLIP model with its projection gives).
 
@@ -114,14 +115,17 @@ class Encoder(nn.Module):
             raise ValueError(f"it gives {tuple(found.shape)} instead of one vector per image")
         return int(found.shape[1])
 
-    def fold(self) -> Self:
-        """Fold the model's batch norms into its convolutions (``folding``), which changes the model that was given.
+    def freeze(self) -> Self:
+        """Make the model quicker that will not be trained any more, which changes the model that was given.
 
-        Features differ by rounding alone; the digest stays that of the model as it was loaded. Returns the encoder.
+        Its batch norms are folded into its convolutions (``folding``) and its activations keep no copies
+        (``activations``). Features differ by rounding alone; the digest stays that of the model as it was loaded.
+        Returns the encoder.
         """
         generator = torch.Generator().manual_seed(0)
         example = torch.rand(2, 3, *self.shape, generator=generator).to(self.mean.device)
         fold_batch_norms(self, example)
+        spare_copies(self)
         return self
 
     def forward(self, images: Tensor) -> Tensor:

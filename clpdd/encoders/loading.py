@@ -157,7 +157,7 @@ def _first_that_runs(blueprint: Blueprint, features: str, normalisation: str) ->
                 settle(built, shape)
             encoder = encoder_of(blueprint, built, shape, features, normalisation)
             require_sight(encoder, blueprint)
-            return encoder.fold()
+            return encoder.freeze()
         except REFUSALS as error:
             if is_memory_error(error):
                 raise

@@ -20,6 +20,7 @@ from ..distilled.dataset import DistilledSet
 from ..errors import NumericalError, Preempted
 from ..functional.image_gradient import StepResult
 from ..functional.targets import Targets
+from ..runtime.heap import freed_memory_kept
 from ..runtime.machine import explain_memory_errors
 from ..runtime.preemption import StopRequest
 from ..runtime.progress import Progress
@@ -137,6 +138,7 @@ class _Loop:
     def run(self) -> None:
         total = self.settings.steps
         with (
+            freed_memory_kept(),
             StopRequest() as stop,
             Saver(self.context.work / "checkpoints", self.step, self.context.runtime) as saver,
             self._progress() as bar,

@@ -20,6 +20,7 @@ from ..encoders.calling import encode
 from ..encoders.encoder import Encoder
 from ..errors import ArtifactError, DataError, SettingsError
 from ..features.store import FeatureStore
+from ..runtime.heap import freed_memory_kept
 from .calibration import fit_temperature
 from .closed_form import fit_ridge
 from .linear import Probes
@@ -225,24 +226,25 @@ def classify_files(
     classifier.check(encoder)
     if top < 1:
         raise SettingsError(f"top is {top}; it must be at least 1")
-    for first in range(0, len(files), batch):
-        part = files[first : first + batch]
-        pixels: list[Tensor] = []
-        problems: dict[int, str] = {}
-        for i, path in enumerate(part):
-            try:
-                data = read_file(path, max_file_bytes(max_pixels))
-                pixels.append(encoder.transform(decode(data, max_pixels)))
-            except Undecodable as problem:
-                problems[i] = f"{path}: the image {problem}"
-        likely: list[tuple[list[int], list[float]]] = []
-        if pixels:
-            scores = classifier(encode(encoder, torch.stack(pixels), batch))
-            found = scores.topk(min(top, len(classifier.class_names)), 1)
-            likely = list(zip(found.indices.tolist(), found.values.tolist(), strict=True))[::-1]
-        for i, path in enumerate(part):
-            if i in problems:
-                yield Prediction(path, problem=problems[i])
-            else:
-                labels, values = likely.pop()
-                yield Prediction(path, tuple(classifier.class_names[c] for c in labels), tuple(values))
+    with freed_memory_kept():
+        for first in range(0, len(files), batch):
+            part = files[first : first + batch]
+            pixels: list[Tensor] = []
+            problems: dict[int, str] = {}
+            for i, path in enumerate(part):
+                try:
+                    data = read_file(path, max_file_bytes(max_pixels))
+                    pixels.append(encoder.transform(decode(data, max_pixels)))
+                except Undecodable as problem:
+                    problems[i] = f"{path}: the image {problem}"
+            likely: list[tuple[list[int], list[float]]] = []
+            if pixels:
+                scores = classifier(encode(encoder, torch.stack(pixels), batch))
+                found = scores.topk(min(top, len(classifier.class_names)), 1)
+                likely = list(zip(found.indices.tolist(), found.values.tolist(), strict=True))[::-1]
+            for i, path in enumerate(part):
+                if i in problems:
+                    yield Prediction(path, problem=problems[i])
+                else:
+                    labels, values = likely.pop()
+                    yield Prediction(path, tuple(classifier.class_names[c] for c in labels), tuple(values))

@@ -12,6 +12,7 @@ from ..encoders.calling import encode
 from ..encoders.encoder import Encoder
 from ..functional.augment import Augmentation, augment
 from ..functional.seeding import generator
+from ..runtime.heap import freed_memory_kept
 
 __all__ = ["FreshViews", "Stream", "ViewBank", "encode_clean", "encode_views"]
 
@@ -32,11 +33,13 @@ class Stream:
         return generator(self.seed, "probe", self.index, self.draw, *path)
 
 
+@freed_memory_kept()
 def encode_clean(encoder: Encoder, images: Tensor, batch: int, precision: str = "float32") -> Tensor:
     """Features ``(..., n, d)`` float32 of images ``(..., n, 3, s, s)`` uint8 as they are."""
     return encode(encoder, images.flatten(0, -4), batch, precision).view(*images.shape[:-3], encoder.dim)
 
 
+@freed_memory_kept()
 def encode_views(
     encoder: Encoder,
     images: Sequence[Tensor],

@@ -29,6 +29,7 @@ from ..features.batches import BatchEncoder
 from ..features.decoding import Batch, decode_batches
 from ..features.proof import Proven, sync
 from ..features.store import FORMAT, GROUP, FeatureStore, content_digest, deciding_versions
+from ..runtime.heap import freed_memory_kept
 from ..runtime.machine import available_cores
 from ..runtime.progress import Progress
 from ..storage.files import explain_os_errors, remove, seal, sha256_file, write_json
@@ -190,6 +191,7 @@ class _Encoding:
         rest = batches[len(head) :]
         count = sum(stop - start for start, stop in batches)
         with (
+            freed_memory_kept(),
             decode_batches(self.index_path, encoder.preprocess, rest, workers) as decoded,
             ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
             Progress(
