@@ -51,6 +51,14 @@ def _steps(run: _Run) -> Iterator[Section]:
     yield parts(SHAPES[run.shape], run.problem, run.repeats)
 
 
+def _frozen(run: _Run) -> Iterator[Section]:
+    from .frozen import frozen
+
+    models = {"clpdd_resnet14": (64, 30), "resnet10t": (64, 30)}
+    large = {"tf_efficientnet_lite0": (224, 30), "mobilenetv2_100": (224, 30), "resnet50": (224, 30)}
+    yield frozen({"clpdd_resnet14": (32, 2)} if run.quick else models | large, 1 if run.quick else run.repeats)
+
+
 def _methods(run: _Run) -> Iterator[Section]:
     yield methods(SHAPES[run.shape], run.problem, run.repeats)
 
@@ -105,6 +113,7 @@ def _distilling(run: _Run) -> Iterator[Section]:
 
 _SECTIONS: dict[str, Callable[[_Run], Iterator[Section]]] = {
     "steps": _steps,
+    "frozen": _frozen,
     "methods": _methods,
     "scaling": _scaling,
     "processes": _processes,

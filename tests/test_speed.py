@@ -38,6 +38,7 @@ def test_everything_is_measured_and_saved(tmp_path: Path) -> None:
     titles = [section["title"].split(":")[0] for section in saved["sections"]]
     assert titles == [
         "A step",
+        "Frozen encoders on the CPU",
         "Methods",
         "Scaling over classes",
         "Scaling over features and classes",
