@@ -33,7 +33,10 @@ from clpdd.stages.score import run_score
 from clpdd.storage.layout import Layout
 from clpdd.workspace import Workspace
 
+from .versions import need_model, need_oblong_interpolation, need_oblong_positions
+
 _KEYS = ("input_size", "crop_pct", "crop_mode", "interpolation")
+_BORDERED = "deepseek_vit_412m"  # and its kin: the only ones of timm whose images get a border
 _SIDES = [(64, 64), (37, 90), (90, 37), (200, 201), (1, 9), (640, 426), (31, 500)]  # height, width
 
 
@@ -81,8 +84,9 @@ def timms(config: dict[str, Any]) -> tv.Compose:
 
 def test_timm_has_configurations_of_every_kind() -> None:
     sizes, crops, modes, interpolations, _ = zip(*configurations(), strict=True)
-    assert {"center", "squash", "border"} <= set(modes)
-    assert any(size[1] != size[2] for size in sizes)
+    assert {"center", "squash"} <= set(modes)
+    assert ("border" in modes) == timm.is_model(_BORDERED)
+    assert any(size[1] != size[2] for size in sizes) == timm.is_model("vit_base_patch16_sapiens2")
     assert max(crops) > 1 > min(crops)
     assert {"bicubic", "bilinear"} <= set(interpolations)
 
@@ -115,6 +119,8 @@ def test_pixels_are_timms_for_every_mode_crop_and_shape(
         "crop_pct": crop_pct,
         "crop_mode": mode,
     }
+    if mode == "center":
+        need_oblong_interpolation(size)
     made = Encoder("any", Flat(config), size)
     image = picture(*shape)
     try:
@@ -127,6 +133,7 @@ def test_pixels_are_timms_for_every_mode_crop_and_shape(
 
 
 def test_a_border_has_the_colour_of_the_models_mean() -> None:
+    need_model(_BORDERED)
     name = next(name for key, name in configurations().items() if key[2] == "border")
     made = encoder(name)
     assert made.describe()["border"] == [round(255 * value) for value in made.mean.flatten().tolist()]
@@ -142,6 +149,7 @@ def test_what_a_record_says_of_usual_encoders_is_what_it_said_before() -> None:
 
 
 def test_an_oblong_input_is_encoded_as_such_and_never_squared() -> None:
+    need_model("vit_base_patch16_sapiens2")
     made = encoder("vit_base_patch16_sapiens2.fb")
     assert (made.shape, made.size, made.square) == ((1024, 768), 1024, False)
     assert made.describe()["shape"] == [1024, 768]
@@ -156,6 +164,7 @@ def test_an_oblong_input_is_encoded_as_such_and_never_squared() -> None:
 
 
 def test_a_joint_encoder_prepares_images_as_its_largest_member_borders_and_all() -> None:
+    need_model(_BORDERED)
     name = next(name for key, name in configurations().items() if key[2] == "border")
     bordered, other = encoder(name), encoder("resnet18.a1_in1k")
     assert bordered.size > other.size
@@ -227,6 +236,7 @@ def test_synthetic_images_of_an_oblong_encoder_are_refused_by_name_and_the_remed
             work.distill(method)
     with pytest.raises(SettingsError, match=r"encoder_options: \{oblong: \{image_size: 24\}\}"):
         oblong.require_square("anything")
+    need_oblong_positions(32, 24, 8)
     square = load_encoder("oblong", model="clpdd_oblong_vit", untrained=0, image_size=24, device="cpu")
     assert square.shape == (24, 24)
     indexed(tmp_path / "square")
@@ -250,6 +260,7 @@ def test_images_are_not_judged_with_an_oblong_encoder(
 
 
 def test_an_oblong_encoder_is_refused_at_the_first_stage_where_methods_make_images(tmp_path: Path) -> None:
+    need_model("vit_base_patch16_sapiens2")
     settings = {"encoders": ["vit_base_patch16_sapiens2"], "methods": ["clp", "full"]}
     with pytest.raises(SettingsError, match=r"takes images of 1024 x 768 pixels .*the method clp is not possible"):
         run_index(Project(parse_settings(settings), Layout(tmp_path)))

@@ -29,6 +29,8 @@ from clpdd.stages.index import run_index
 from clpdd.stages.project import Project
 from clpdd.storage.layout import Layout
 
+from .versions import need_hub, need_model
+
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
@@ -107,6 +109,7 @@ def test_a_hub_id_out_of_reach_is_answered_with_timms_own_name_and_the_weights_g
 
 
 def test_another_hub_id_out_of_reach_is_answered_with_a_folder(offline: Path) -> None:
+    need_hub()
     with pytest.raises(ArtifactError, match=r"hf download somebody/thing --local-dir path/to/folder") as caught:
         load(settings("mine", {"model": "hf-hub:somebody/thing"}), "mine")
     told = advised(str(caught.value))["mine"]
@@ -115,6 +118,7 @@ def test_another_hub_id_out_of_reach_is_answered_with_a_folder(offline: Path) ->
 
 
 def test_a_folder_without_a_configuration_is_refused_at_the_first_stage(tmp_path: Path) -> None:
+    need_hub()
     chosen = settings("mine", {"model": f"local-dir:{tmp_path}"})
     with pytest.raises(SettingsError, match=r"holds no config\.json"):
         run_index(Project(chosen, Layout(tmp_path / "data")))
@@ -200,6 +204,7 @@ def test_a_name_that_cannot_name_a_folder_is_answered_with_settings_that_pass(
 
 
 def test_every_name_that_is_answered_with_is_one(tmp_path: Path) -> None:
+    need_model("vit_small_patch16_dinov3")
     ours = {name for models in MODELS.values() for name in models}
     for name in ours - set(KNOWN_ENCODERS):
         assert name in timm.list_pretrained()

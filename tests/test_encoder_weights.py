@@ -21,6 +21,8 @@ from clpdd.encoders.loading import load_encoder
 from clpdd.encoders.weights import load_weights
 from clpdd.errors import ArtifactError
 
+from .versions import need_model
+
 State = dict[str, Tensor]
 VIT = "vit_small_patch14_dinov2"
 SMALL: dict[str, Any] = {"depth": 2}
@@ -71,6 +73,7 @@ def load(state: State, folder: Path, size: int = 56) -> Encoder:
     ],
 )
 def test_timms_own_file_is_taken_and_gives_timms_features(name: str, tmp_path: Path) -> None:
+    need_model(name)
     file = published(name, tmp_path / "w.safetensors")
     ours = load_encoder("mine", model=name, weights=file, device="cpu")
     overlay = {"file": str(file), "custom_load": False}

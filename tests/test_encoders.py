@@ -30,6 +30,8 @@ from clpdd.encoders.preprocessing import Preprocess
 from clpdd.encoders.weights import load_weights
 from clpdd.errors import ArtifactError, ResourceError, SettingsError
 
+from .versions import need_model
+
 
 def picture(width: int, height: int) -> Image.Image:
     noise = np.random.default_rng(width).integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8)
@@ -333,7 +335,7 @@ def test_imagenet_normalisation_makes_another_encoder_and_is_refused_beside_memb
 def test_short_names_agree_with_the_presets_and_with_timm() -> None:
     folder = Path(__file__).parents[1] / "clpdd" / "presets" / "encoders"
     for name, known in KNOWN_ENCODERS.items():
-        assert timm.is_model(known.model.split(".")[0])
+        need_model(known.model)
         options = yaml.safe_load((folder / f"{name}.yaml").read_text())["encoder_options"][name]
         weights = options.pop("weights", None)
         assert known.own_weights == (weights is not None)
@@ -343,6 +345,7 @@ def test_short_names_agree_with_the_presets_and_with_timm() -> None:
 
 
 def test_a_short_name_builds_its_model_and_never_with_the_weights_of_another() -> None:
+    need_model(KNOWN_ENCODERS["dinov3"].model)
     made = load_encoder("dinov3", image_size=32, untrained=0, device="cpu", arguments={"depth": 1})
     assert (made.name, made.size, made.features) == ("dinov3", 32, "class_token")
     with pytest.raises(SettingsError, match=r"encoder_options\.mocov3\.weights is needed"):

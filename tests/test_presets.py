@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 import yaml
 
 from clpdd.catalogue.datasets import entry
@@ -32,6 +31,7 @@ from clpdd.errors import SettingsError
 from tests.photos import draw_photos
 
 from .trees import TREES, table
+from .versions import counts_attention, need_model
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "clpdd" / "presets"
@@ -176,8 +176,8 @@ def test_every_encoder_half_walks_one_step_on_random_weights(
     caplog.set_level(logging.INFO, "clpdd")
     settings = parse_settings(preset(f"imagenet100-{encoder}", FOLDER))
     known = KNOWN_ENCODERS.get(encoder)
-    if known is not None and not timm.is_model(known.model.partition(".")[0]):
-        pytest.skip(f"timm {timm.__version__} is older than {known.model}")
+    if known is not None:
+        need_model(known.model)
     # one block of each transformer: its input size, embeddings, pooling and normalisation are the true ones
     arguments = None if encoder == "resnet14" else {"depth": 1}
     ((walk,), cost) = dry_run(settings, tmp_path, arguments=arguments, tell=lambda _: None)
@@ -222,7 +222,7 @@ def test_the_encoders_of_the_presets_cost_what_is_listed() -> None:
     for key, listed in COUNTED.items():
         found = count_pass(*key)
         assert (found.dim, found.size, found.weights) == (listed.dim, listed.size, listed.weights)
-        assert found.macs == pytest.approx(listed.macs, rel=1e-3)
+        assert found.macs == pytest.approx(listed.macs, rel=1e-3 if counts_attention() else 0.05)
         assert found.activations == pytest.approx(listed.activations, rel=0.1)  # what kernels keep: torch's affair
 
 
