@@ -1,19 +1,28 @@
-"""What an installed timm or torch lacks that tests need: they are skipped by what is missing, not by a number."""
+"""What installed packages lack that tests need: these are skipped by what is missing, not by a number."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import timm
 import torch
+from pyarrow import parquet
 from timm.data import create_transform
 from timm.models import _hub as hub
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["counts_attention", "need_hub", "need_model", "need_oblong_interpolation", "need_oblong_positions"]
+__all__ = [
+    "counts_attention",
+    "need_hub",
+    "need_model",
+    "need_oblong_interpolation",
+    "need_oblong_positions",
+    "need_views",
+]
 
 
 def need_model(name: str) -> None:
@@ -45,6 +54,14 @@ def need_oblong_positions(height: int, width: int, patch: int) -> None:
         found = None
     if found != square.state_dict()["pos_embed"].shape:
         pytest.skip(f"timm {timm.__version__} takes every ViT for one of squares when it resamples positions")
+
+
+def need_views() -> None:
+    """Skip where pyarrow reads columns of its view types, but cannot write them."""
+    try:
+        parquet.write_table(pa.table({"words": pa.array(["a"], pa.string_view())}), pa.BufferOutputStream())
+    except pa.ArrowNotImplementedError:
+        pytest.skip(f"pyarrow {pa.__version__} writes no view types")
 
 
 def counts_attention() -> bool:
