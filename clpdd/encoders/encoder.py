@@ -123,7 +123,7 @@ class Encoder(nn.Module):
         Returns the encoder.
         """
         generator = torch.Generator().manual_seed(0)
-        example = torch.rand(2, 3, *self.shape, generator=generator).to(self.mean.device)
+        example = torch.rand(1, 3, *self.shape, generator=generator).to(self.mean.device)
         fold_batch_norms(self, example)
         spare_copies(self)
         return self

@@ -80,7 +80,10 @@ def test_a_signal_is_not_swallowed_by_a_library(place: Place, name: str, code: i
     """)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert done.returncode == code
-    assert done.stderr == f"clpdd: stopped by {name}; finished work is kept, run the same command to go on\n"
+    # the last line alone: an old torch warns of a package beside it as it is imported
+    assert done.stderr.splitlines()[-1] == (
+        f"clpdd: stopped by {name}; finished work is kept, run the same command to go on"
+    )
     assert done.stdout == ""
 
 
