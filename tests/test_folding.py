@@ -159,3 +159,8 @@ def test_a_pair_that_cannot_be_folded_does_not_keep_the_others() -> None:
     assert fold_batch_norms(model, noise()) == 1
     torch.testing.assert_close(model(noise()), before, rtol=1e-5, atol=1e-5)
     assert norms(model) == 1
+
+
+def test_an_encoder_can_be_loaded_in_inference_mode() -> None:
+    with torch.inference_mode():
+        assert norms(load_encoder("clpdd_resnet14", device="cpu")) == 0

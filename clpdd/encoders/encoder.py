@@ -124,7 +124,8 @@ class Encoder(nn.Module):
         """
         generator = torch.Generator().manual_seed(0)
         example = torch.rand(1, 3, *self.shape, generator=generator).to(self.mean.device)
-        fold_batch_norms(self, example)
+        with torch.inference_mode(False):  # folding tells tensors by their versions, which inference has none of
+            fold_batch_norms(self, example.clone())
         spare_copies(self)
         return self
 
