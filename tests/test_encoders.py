@@ -30,7 +30,7 @@ from clpdd.encoders.preprocessing import Preprocess
 from clpdd.encoders.weights import load_weights
 from clpdd.errors import ArtifactError, ResourceError, SettingsError
 
-from .versions import need_model
+from .versions import need_hub, need_model
 
 
 def picture(width: int, height: int) -> Image.Image:
@@ -59,6 +59,7 @@ def test_an_unknown_model_lists_near_names() -> None:
 
 def test_weights_that_cannot_be_downloaded_say_how_to_bring_a_file(tmp_path: Path) -> None:
     """In a process of its own, since the hub reads its settings when it is imported."""
+    need_hub()
     script = """
 import sys
 from clpdd.encoders.loading import load_encoder

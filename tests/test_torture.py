@@ -15,6 +15,7 @@ from .torture.punish import Report, torture
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # two minutes on a machine that does nothing else
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are found through /proc")
 def test_a_pipeline_killed_at_every_stage_ends_in_the_bytes_of_an_untouched_one(tmp_path: Path) -> None:
     report = torture(tmp_path / "project", runs=1, kills=6, seed=2, methods=["clp"], say=print)
