@@ -88,3 +88,13 @@ def test_a_clipped_value_can_be_derived_twice() -> None:
     x = torch.tensor([-1.0, 0.5, 3.0, 7.0], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(Clip(0.0, 6.0), (x,))
     assert torch.autograd.gradgradcheck(Clip(0.0, 6.0), (x,))
+
+
+def test_what_only_inherits_from_an_activation_is_left() -> None:
+    class Scaled(nn.ReLU6):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input) / 6
+
+    model = nn.Sequential(Scaled())
+    spare_copies(model)
+    assert type(model[0]) is Scaled

@@ -124,7 +124,8 @@ def test_its_probabilities_say_how_often_it_is_right(world: World, data: Distill
     assert accuracy > 0.6
     if protocol == "closed_form":
         assert uncalibrated.amax(1).mean() < 0.3  # as it comes out of the solve: no probability at all
-    assert abs(scores.amax(1).mean().item() - accuracy) < 0.25
+    # of some dozen images, and the last bits of a frozen encoder, which threads decide, move it by some hundredths
+    assert abs(scores.amax(1).mean().item() - accuracy) < 0.3
     losses = [torch.nn.functional.nll_loss(s.log(), test.labels).item() for s in (scores, uncalibrated)]
     assert losses[0] < losses[1] / (1.5 if protocol == "closed_form" else 1)
     assert torch.equal(scores.argmax(1), uncalibrated.argmax(1))

@@ -135,11 +135,19 @@ def reads_the_norm(convolution: Layer, norm: Any, x: Tensor) -> Tensor:
     return x.mul(1) if norm.running_var is None else norm(convolution(x))
 
 
+def insists_on_the_norm(convolution: Layer, norm: Any, x: Tensor) -> Tensor:
+    assert isinstance(norm, nn.BatchNorm2d)
+    normalised: Tensor = norm(convolution(x))
+    return normalised
+
+
 def not_after(convolution: Layer, norm: Layer, x: Tensor) -> Tensor:
     return convolution(norm(x))
 
 
-@pytest.mark.parametrize("way", [used_twice, called_twice, changed_between, reads_the_norm, not_after])
+@pytest.mark.parametrize(
+    "way", [used_twice, called_twice, changed_between, reads_the_norm, insists_on_the_norm, not_after]
+)
 def test_what_folding_would_change_is_left_as_it_is(way: Way) -> None:
     model = alive(Odd(way))
     before = model(noise())
@@ -164,3 +172,10 @@ def test_a_pair_that_cannot_be_folded_does_not_keep_the_others() -> None:
 def test_an_encoder_can_be_loaded_in_inference_mode() -> None:
     with torch.inference_mode():
         assert norms(load_encoder("clpdd_resnet14", device="cpu")) == 0
+
+
+def test_a_convolution_whose_weights_are_computed_is_left() -> None:
+    model = alive(nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4)))
+    before = model(noise())
+    assert fold_batch_norms(model, noise()) == 0
+    assert torch.equal(model(noise()), before)

@@ -12,20 +12,21 @@ __all__ = ["spare_copies"]
 
 # In place, each of these first copies its input, which its derivative needs: more work than a new tensor, and no less
 # memory.
-_COPYING = (nn.Hardsigmoid, nn.Hardswish, nn.Mish, nn.SiLU)
+_COPYING = (nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.Mish, nn.SiLU)
 
 
 def spare_copies(model: nn.Module) -> None:
     """Replace clipped activations by ``Clip``, and let others that copy work out of place.
 
-    Clipped are ``Hardtanh`` and with it ``ReLU6``. Outputs and gradients keep every bit. The model is changed in place.
+    Clipped is ``ReLU6``, whose bounds are exact in every float type. Outputs and gradients keep every bit. The model is
+    changed in place.
     """
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, nn.Hardtanh):
-                setattr(parent, name, Clip(child.min_val, child.max_val, child.inplace))
-            elif isinstance(child, _COPYING):
-                child.inplace = False
+            if type(child) is nn.ReLU6:  # no subclass, which may compute otherwise
+                setattr(parent, name, Clip(0.0, 6.0, child.inplace))
+            elif type(child) in _COPYING:
+                setattr(child, "inplace", False)  # noqa: B010  (what is known of a module's attributes is less)
 
 
 class Clip(nn.Module):

@@ -226,25 +226,26 @@ def classify_files(
     classifier.check(encoder)
     if top < 1:
         raise SettingsError(f"top is {top}; it must be at least 1")
-    with freed_memory_kept():
-        for first in range(0, len(files), batch):
-            part = files[first : first + batch]
-            pixels: list[Tensor] = []
-            problems: dict[int, str] = {}
-            for i, path in enumerate(part):
-                try:
-                    data = read_file(path, max_file_bytes(max_pixels))
-                    pixels.append(encoder.transform(decode(data, max_pixels)))
-                except Undecodable as problem:
-                    problems[i] = f"{path}: the image {problem}"
-            likely: list[tuple[list[int], list[float]]] = []
-            if pixels:
-                scores = classifier(encode(encoder, torch.stack(pixels), batch))
-                found = scores.topk(min(top, len(classifier.class_names)), 1)
-                likely = list(zip(found.indices.tolist(), found.values.tolist(), strict=True))[::-1]
-            for i, path in enumerate(part):
-                if i in problems:
-                    yield Prediction(path, problem=problems[i])
-                else:
-                    labels, values = likely.pop()
-                    yield Prediction(path, tuple(classifier.class_names[c] for c in labels), tuple(values))
+    for first in range(0, len(files), batch):
+        part = files[first : first + batch]
+        pixels: list[Tensor] = []
+        problems: dict[int, str] = {}
+        for i, path in enumerate(part):
+            try:
+                data = read_file(path, max_file_bytes(max_pixels))
+                pixels.append(encoder.transform(decode(data, max_pixels)))
+            except Undecodable as problem:
+                problems[i] = f"{path}: the image {problem}"
+        likely: list[tuple[list[int], list[float]]] = []
+        if pixels:
+            with freed_memory_kept():
+                features = encode(encoder, torch.stack(pixels), batch)
+            scores = classifier(features)
+            found = scores.topk(min(top, len(classifier.class_names)), 1)
+            likely = list(zip(found.indices.tolist(), found.values.tolist(), strict=True))[::-1]
+        for i, path in enumerate(part):
+            if i in problems:
+                yield Prediction(path, problem=problems[i])
+            else:
+                labels, values = likely.pop()
+                yield Prediction(path, tuple(classifier.class_names[c] for c in labels), tuple(values))
