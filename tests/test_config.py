@@ -156,6 +156,26 @@ def test_a_variant_changes_what_it_names_and_nothing_else() -> None:
     assert not settings.model_copy().variant("lgm-no-dsa").settings.augment.active
 
 
+def test_one_precision_is_that_of_every_stage_without_its_own() -> None:
+    def of(values: dict[str, object]) -> list[str]:
+        found = parse_settings(values)
+        return [found.cache.precision, found.variant("clp").settings.precision, found.evaluate.precision]
+
+    assert of({}) == ["auto"] * 3
+    assert of({"precision": "bfloat16"}) == ["bfloat16"] * 3
+    assert of({"precision": "bfloat16", "cache": {"precision": "float32"}, "evaluate": {"precision": "auto"}}) == [
+        "float32",
+        "bfloat16",
+        "bfloat16",
+    ]
+    assert of({"precision": "bfloat16", "variants": {"clp": {"precision": "float32"}}})[1] == "float32"
+    assert Settings(precision="bfloat16", cache=CacheSettings(dtype="float32")).cache == CacheSettings(
+        dtype="float32", precision="bfloat16"
+    )
+    with pytest.raises(SettingsError, match=r"precision.*float32.*bfloat16"):
+        parse_settings({"precision": "float16"})
+
+
 def test_every_built_in_variant_is_of_a_known_method() -> None:
     for name in METHODS:
         assert load_method(name).name == name

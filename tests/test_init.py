@@ -63,7 +63,7 @@ def test_its_pipeline_is_the_clones_with_notes_of_the_code_in_place_of_the_code(
     for name, stage in ours.items():
         kept = [dep for dep in stage["deps"] if not dep.startswith("clpdd/")]
         if name == "distill":
-            stage["params"] = ["seed", "encoder_options"]
+            stage["params"] = ["seed", "encoder_options", "precision"]
         if name == "inputs":
             stage.pop("deps")
         else:

@@ -17,6 +17,7 @@ import yaml
 from clpdd.catalogue.datasets import entry
 from clpdd.catalogue.encoders import KNOWN_ENCODERS
 from clpdd.catalogue.passes import COUNTED
+from clpdd.cli import dry_run as dry_run_module
 from clpdd.cli.cost import encoder_pass, estimate
 from clpdd.cli.counting import count_pass
 from clpdd.cli.dry_run import dry_run
@@ -27,6 +28,7 @@ from clpdd.config.loading import load_settings, parse_settings
 from clpdd.config.settings import Settings
 from clpdd.datasets.build import build_index
 from clpdd.datasets.index import Index
+from clpdd.encoders.encoder import Encoder
 from clpdd.errors import SettingsError
 from tests.photos import draw_photos
 
@@ -253,6 +255,27 @@ def test_a_dry_run_counts_a_folder_and_says_where_it_cannot(tmp_path: Path) -> N
     _, cost = dry_run(parse_settings(missing), tmp_path / "other", tell=told.append)
     assert cost is None
     assert "images are not counted: " in told[-1]
+
+
+@pytest.mark.parametrize(
+    ("gain", "precision", "offered"), [(1.5, "auto", True), (1.1, "auto", False), (1.5, "float32", False)]
+)
+def test_a_dry_run_offers_bfloat16_where_it_was_measured_to_pay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gain: float, precision: str, offered: bool
+) -> None:
+    taken = []
+
+    def gained(encoder: Encoder, batch: int) -> float:
+        taken.append(measured(encoder, 2))
+        return gain
+
+    measured = dry_run_module._bfloat16_gain
+    monkeypatch.setattr(dry_run_module, "_bfloat16_gain", gained)
+    told: list[str] = []
+    dry_run(parse_settings({"methods": ["clp"], "precision": precision}), tmp_path, tell=told.append)
+    assert any(line.endswith("precision: bfloat16 has all stages compute so") for line in told) == offered
+    assert all(0 < ratio < float("inf") for ratio in taken)
+    assert bool(taken) == (precision == "auto")
 
 
 # -- commands ----------------------------------------------------------------------------------------------------------

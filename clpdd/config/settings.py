@@ -18,7 +18,7 @@ from .benchmark import BenchmarkSettings
 from .cache import CacheSettings
 from .dataset import DatasetSettings
 from .distill import DistillSettings
-from .domains import Section, once
+from .domains import Precision, Section, once
 from .encoder import EncoderOptions
 from .evaluate import EvaluateSettings
 from .kernels import KernelSettings
@@ -36,6 +36,7 @@ class Settings(Section):
     dataset: DatasetSettings = DatasetSettings()
     encoders: Annotated[list[str], Field(min_length=1), AfterValidator(once)] = ["clpdd_resnet14"]
     encoder_options: dict[str, EncoderOptions] = {}
+    precision: Precision = "auto"
     cache: CacheSettings = CacheSettings()
     kernels: KernelSettings = KernelSettings()
     methods: Annotated[list[str], Field(min_length=1), AfterValidator(once)] = ["clp", "random", "centroid", "full"]
@@ -45,6 +46,20 @@ class Settings(Section):
     benchmark: BenchmarkSettings = BenchmarkSettings()
     report: ReportSettings = ReportSettings()
     runtime: RuntimeSettings = RuntimeSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_precision(cls, values: Any) -> Any:
+        """``precision`` is that of every section that has none of its own, so that no stage needs to know of two."""
+        if not isinstance(values, dict) or values.get("precision", "auto") not in ("float32", "bfloat16"):
+            return values
+        own = {name: values.get(name, {}) for name in ("cache", "distill", "evaluate")}
+        for name, section in own.items():
+            if isinstance(section, dict) and section.get("precision", "auto") == "auto":
+                own[name] = {**section, "precision": values["precision"]}
+            elif isinstance(section, Section) and getattr(section, "precision", None) == "auto":
+                own[name] = section.model_copy(update={"precision": values["precision"]})
+        return {**values, **own}
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -23,15 +23,16 @@ __all__ = ["DECIDING", "code_notes"]
 
 DECIDING: dict[str, tuple[str, ...]] = {
     "index": ("seed", "dataset"),
-    "cache": ("encoder_options", "cache"),
+    "cache": ("encoder_options", "precision", "cache"),
     "kernels": ("kernels",),
-    "distill": ("seed", "encoder_options"),
-    "evaluate": ("seed", "encoders", "encoder_options", "methods", "evaluate"),
+    "distill": ("seed", "encoder_options", "precision"),
+    "evaluate": ("seed", "encoders", "encoder_options", "precision", "methods", "evaluate"),
     "report": (
         "seed",
         "dataset",
         "encoders",
         "encoder_options",
+        "precision",
         "cache",
         "kernels",
         "methods",
