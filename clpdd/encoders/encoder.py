@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from ..errors import SettingsError
 from ..functional.parts import WHOLE, Part
 from ..functional.resample import resize
-from ..storage.files import sha256_bytes
 from .activations import spare_copies
 from .folding import fold_batch_norms
+from .identity import model_digest
 from .preprocessing import Preprocess
 
 __all__ = ["Encoder", "FeaturesError", "require_square"]
@@ -43,8 +43,8 @@ class Encoder(nn.Module):
         dim: number of features ``d``.
         size: side of the input in pixels; of an input that is not square, the longer one.
         shape: height and width of the input in pixels.
-        digest: SHA-256 over the architecture, the weights' names, shapes and bytes, the kind of features, and the
-            normalisation where it is not the model's own: of the model as it was given, before ``freeze``.
+        digest: SHA-256 over the layers, the weights' names, shapes and bytes (``identity``), the kind of features, and
+            the normalisation where it is not the model's own: of the model as it was given, before ``freeze``.
         features: ``default`` (what the model itself gives), ``class_token``, ``mean_patch``, ``both`` (in that order)
             or ``projected`` (what a CLIP model with its projection gives).
 
@@ -105,7 +105,8 @@ class Encoder(nn.Module):
         return (called, self.architecture) if self.architecture else (called,)
 
     def _digest(self) -> str:
-        return _weights_digest(self.model, self.features, self.normalisation)
+        told = {"features": (self.features, "default"), "normalisation": (self.normalisation, "own")}
+        return model_digest(self.model, *(f"{name}={own}" for name, (own, usual) in told.items() if own != usual))
 
     @torch.no_grad()
     def _probe_dim(self) -> int:
@@ -231,18 +232,3 @@ def _require_tokens(model: nn.Module, features: str) -> None:
         raise FeaturesError("it has no tokens: set features to default")
     if features in ("class_token", "both") and getattr(model, "cls_token", None) is None:
         raise FeaturesError("it has no class token: set features to default or mean_patch")
-
-
-def _weights_digest(model: nn.Module, features: str, normalisation: str) -> str:
-    # The printed model tells apart architectures that share their weights' names and shapes.
-    parts = [repr(model).encode()]
-    for key, value in sorted(model.state_dict().items()):
-        raw = value.detach().cpu().contiguous()
-        parts.append(
-            f"{key}{tuple(raw.shape)}{raw.dtype}".encode() + raw.reshape(-1).view(torch.uint8).numpy().tobytes()
-        )
-    if features != "default":
-        parts.append(f"features={features}".encode())
-    if normalisation != "own":
-        parts.append(f"normalisation={normalisation}".encode())
-    return sha256_bytes(b"".join(parts))
