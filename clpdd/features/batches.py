@@ -17,6 +17,7 @@ from ..encoders.calling import encode
 from ..encoders.encoder import Encoder
 from ..errors import NumericalError
 from ..runtime.machine import explain_memory_errors
+from .decoders import Decoders
 from .decoding import Batch, choose_workers, decode_rows
 
 if TYPE_CHECKING:
@@ -45,24 +46,30 @@ class BatchEncoder:
         self.dtype = np.dtype(settings.dtype)
         self._out_of_memory = f"lower cache.batch_size (now {settings.batch_size}); finished shards are kept"
 
-    def trial(self, batches: list[Batch], cores: int) -> tuple[list[tuple[int, NDArray[Any]]], int]:
-        """Two batches, decoded and encoded here, as ``encoded`` gives them, and the processes to decode the rest.
+    def trial(self, batches: list[Batch], cores: int, decoders: Decoders) -> tuple[list[tuple[int, NDArray[Any]]], int]:
+        """Batches encoded for a measurement, as ``encoded`` gives them, and how many processes are to decode the rest.
 
-        Their number, at most ``cores``, keeps the encoder busy, going by the second of the two: the first warms up.
+        Their number, at most ``cores``, keeps the encoder busy, going by ``decoders.batch_seconds``. Where that is not
+        known, two batches are decoded and encoded here, and the second tells: the first warms up. What it tells is kept
+        for the splits to come only where more batches follow, since the last one may be short.
         """
-        decoding = encoding = 0.0
-        done = []
-        for first, last in batches[:2]:
-            began = time.monotonic()
-            pixels = decode_rows(self.index, self.preprocess, first, last)
-            decoded = time.monotonic()
-            done.append((first, self._features(*self._launch(pixels), first)))
-            decoding, encoding = decoded - began, time.monotonic() - decoded
-        workers = choose_workers(decoding, encoding, len(batches) - len(done), cores)
-        if workers:
-            took = "a batch takes %.3f s to decode and %.3f s to encode: decoding in %d processes"
-            log.info(took, decoding, encoding, workers)
-        return done, workers
+        done: list[tuple[int, NDArray[Any]]] = []
+        seconds = decoders.batch_seconds
+        if seconds is None:
+            for first, last in batches[:2]:
+                began = time.monotonic()
+                pixels = decode_rows(self.index, self.preprocess, first, last)
+                decoded = time.monotonic()
+                done.append((first, self._features(*self._launch(pixels), first)))
+                seconds = decoded - began, time.monotonic() - decoded
+        rest = len(batches) - len(done)
+        if seconds is None or not rest:
+            return done, 0
+        decoders.batch_seconds = seconds
+        workers = choose_workers(*seconds, rest, cores)
+        if workers > len(decoders):
+            log.info("a batch takes %.3f s to decode and %.3f s to encode: decoding in %d processes", *seconds, workers)
+        return done, max(workers, len(decoders))  # those that have started need not start
 
     def encoded(self, decoded: Iterator[NDArray[np.uint8]], batches: list[Batch]) -> Iterator[tuple[int, NDArray[Any]]]:
         """First row and features of every batch; on a device the next batch is under way while one is fetched."""
