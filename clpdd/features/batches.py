@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,15 +35,15 @@ class BatchEncoder:
     Args:
         index: the split.
         encoder: the frozen encoder, on the device to encode on.
-        settings: dtype of the features handed out, which are ``(b, d)``, and precision of the encoder.
+        settings: dtype of the features handed out, which are ``(b, d)``, precision of the encoder, decoding of JPEG.
 
     Attributes:
-        preprocess: what images go through before the encoder.
+        preprocess: what images go through before the encoder, and how they are decoded.
     """
 
     def __init__(self, index: Index, encoder: Encoder, settings: CacheSettings) -> None:
         self.index, self.encoder, self.precision = index, encoder, settings.precision
-        self.preprocess = encoder.preprocess
+        self.preprocess = replace(encoder.preprocess, jpeg=settings.jpeg)
         self.dtype = np.dtype(settings.dtype)
         self._out_of_memory = f"lower cache.batch_size (now {settings.batch_size}); finished shards are kept"
 

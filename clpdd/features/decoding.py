@@ -39,15 +39,18 @@ def choose_workers(decoding: float, encoding: float, batches: int, cores: int) -
 
 
 def decode_rows(index: Index, preprocess: Preprocess, start: int, stop: int) -> Pixels:
-    """Pixels ``(stop - start, 3, height, width)`` uint8 of rows ``[start, stop)``.
+    """Pixels ``(stop - start, 3, height, width)`` uint8 of rows ``[start, stop)``, decoded as ``preprocess.jpeg`` says.
 
     Raises ``DataError`` naming the sample when an image cannot be decoded.
     """
     pixels = np.empty((stop - start, 3, *preprocess.shape), dtype=np.uint8)
     for row in range(start, stop):
-        image = index.image(row)
+        if preprocess.jpeg == "reduced":
+            image, box = index.reduced_image(row, preprocess.least)
+        else:
+            image, box = index.image(row), None
         try:
-            pixels[row - start] = preprocess(image)
+            pixels[row - start] = preprocess(image, box)
         except DataError as error:
             raise DataError(f"image {index.ids[row]!r} of the {index.split} split {error}") from None
     return pixels

@@ -64,7 +64,7 @@ def cache_features(
     Args:
         index_path: Parquet index of one split.
         encoder: the frozen encoder, on the device to encode on.
-        settings: dtype, batch size, chunk and shard size.
+        settings: dtype, precision, decoding of JPEG images, batch size, chunk and shard size.
         target: where to put the Zarr group; replaced when whole.
         run: where partial work lives, and who shares it: ranks share the unfinished shards. The files must lie on a
             file system that all of them see.
@@ -261,6 +261,7 @@ class _Encoding:
             "dim": self.encoder.dim,
             "dtype": self.settings.dtype,
             "precision": str(precision).removeprefix("torch."),
+            "jpeg": self.settings.jpeg,
             "versions": deciding_versions(),
             "content": content_digest(blocks, labels, self.encoder.dim, self.settings.dtype),
             "files": {
