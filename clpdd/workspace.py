@@ -21,6 +21,7 @@ from .distilled.export import FORMATS, export
 from .encoders.encoder import Encoder
 from .encoders.loading import load_encoder
 from .errors import ArtifactError, SettingsError
+from .features.decoders import Decoders
 from .features.kernels import Kernels
 from .features.store import FeatureStore
 from .optimise.context import OnProgress, Watch
@@ -110,8 +111,10 @@ class Workspace:
         """Features of every split: their stores."""
         self._index()
         stores = {split: self.layout.features(self.encoder.name, split) for split in SPLITS}
-        for split, target in stores.items():
-            cache_features(self.layout.index(split), self.encoder, self.cache_settings, target, self.run)
+        with Decoders() as decoders:
+            for split, target in stores.items():
+                index = self.layout.index(split)
+                cache_features(index, self.encoder, self.cache_settings, target, self.run, decoders=decoders)
         return stores
 
     def kernels(self) -> Kernels:

@@ -98,6 +98,15 @@ def _caching(run: _Run) -> Iterator[Section]:
     yield caching(run.device, models if run.quick else models | {"vit_small_patch16_224": (224, large)})
 
 
+def _decoding(run: _Run) -> Iterator[Section]:
+    from .caching import jpeg
+
+    if run.quick:
+        yield jpeg(run.device, ("clpdd_resnet14", 32), (200,), 2, 1)
+    else:
+        yield jpeg(run.device, ("tf_efficientnet_lite0", 224), (500, 768, 1200, 2100), 8, run.repeats)
+
+
 def _streams(run: _Run) -> Iterator[Section]:
     from .streams import streams
 
@@ -120,6 +129,7 @@ _SECTIONS: dict[str, Callable[[_Run], Iterator[Section]]] = {
     "memory": _memory,
     "evaluation": _evaluation,
     "caching": _caching,
+    "decoding": _decoding,
     "streams": _streams,
     "distilling": _distilling,
 }

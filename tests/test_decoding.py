@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +20,10 @@ from PIL import Image
 
 from clpdd.datasets.build import index_arrays
 from clpdd.encoders.encoder import Encoder
-from clpdd.encoders.preprocessing import Preprocess
+from clpdd.encoders.preprocessing import Pixels, Preprocess
 from clpdd.errors import ArtifactError, DataError, ResourceError
-from clpdd.features.decoding import choose_workers, decode_batches
+from clpdd.features.decoders import Decoders
+from clpdd.features.decoding import Batch, choose_workers
 from clpdd.storage.files import sha256_bytes
 
 BATCHES = [(0, 7), (7, 14), (14, 20), (20, 23)]
@@ -51,6 +54,15 @@ def broken(index: Path, row: int, target: Path) -> Path:
     rows[row]["sha256"] = sha256_bytes(rows[row]["bytes"])
     pq.write_table(table.from_pylist(rows, schema=table.schema), target)  # type: ignore[no-untyped-call]
     return target
+
+
+@contextlib.contextmanager
+def decode_batches(
+    index: Path, preprocess: Preprocess, batches: list[Batch], workers: int
+) -> Iterator[Iterator[Pixels]]:
+    """One job of decoders that have no other."""
+    with Decoders() as decoders, decoders.decode(index, preprocess, batches, workers) as decoded:
+        yield decoded
 
 
 def no_children(within: float = 10.0) -> bool:
@@ -148,12 +160,13 @@ print("script body runs", flush=True)
 import numpy as np
 from clpdd.datasets.build import index_arrays
 from clpdd.encoders.preprocessing import Preprocess
-from clpdd.features.decoding import decode_batches
+from clpdd.features.decoders import Decoders
 index = Path(sys.argv[1])
 pixels = np.random.default_rng(0).integers(0, 256, (3, 20, 8, 8, 3), dtype=np.uint8)
 splits = zip(("train", "validation", "test"), pixels, strict=True)
 index_arrays({split: (own, np.arange(20) % 2) for split, own in splits}, ["a", "b"], index)
-with decode_batches(index / "train.parquet", Preprocess(8, 8, "bicubic"), [(0, 8), (8, 16), (16, 20)], 2) as batches:
+how = index / "train.parquet", Preprocess(8, 8, "bicubic"), [(0, 8), (8, 16), (16, 20)], 2
+with Decoders() as decoders, decoders.decode(*how) as batches:
     print([len(batch) for batch in batches])
 print(__name__, __spec__ is None or __spec__.name)
 """

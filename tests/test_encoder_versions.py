@@ -152,6 +152,9 @@ def test_distilling_compares_and_wants_both_splits_of_one_make(
     made_by(copied.features(changed.name, "train"), versions())
     with pytest.raises(ArtifactError, match=r"validation\.zarr was made by other versions of the libraries"):
         distill(variant("centroid"), **inputs(copied, changed, tmp_path))
+    made_by(copied.features(changed.name, "validation"), versions(), jpeg="reduced")
+    with pytest.raises(ArtifactError, match=r"validation\.zarr was made with cache\.jpeg: reduced, and .* with exact"):
+        distill(variant("centroid"), **inputs(copied, changed, tmp_path))
 
 
 def test_evaluating_compares_test_features_but_for_what_encodes_nothing(

@@ -16,6 +16,7 @@ class CacheSettings(Section):
 
     dtype: Literal["float16", "float32"] = "float16"
     precision: Precision = "auto"
+    jpeg: Literal["exact", "reduced"] = "exact"
     batch_size: Positive = 64
     chunk_rows: Positive = 512
     shard_rows: Positive = 8192

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -13,7 +13,13 @@ from PIL import Image
 from ..errors import DataError, first_line
 from . import png
 
-__all__ = ["FORMATS", "SUFFIXES", "Undecodable", "decode", "decode_image", "identify"]
+__all__ = ["FORMATS", "SUFFIXES", "Box", "Least", "Undecodable", "decode", "decode_image", "decode_reduced", "identify"]
+
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom of a part of an image in pixels, as ``Image.resize`` takes it."""
+
+Least = Callable[[int, int], tuple[int, int]]
+"""Height and width of an upright image -> the height and width, each >= 1, below which it must not be reduced."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "QOI", "TGA")
 """Formats that are read, by content, never by file name. Others of Pillow's stay shut: EPS would start Ghostscript."""
@@ -30,6 +36,11 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+_TURNED = (5, 6, 7, 8)  # width and height change places
+_JPEG = ("JPEG", "MPO")  # MPO: a JPEG that others follow, as some cameras write
+
+_Found = TypeVar("_Found")
 
 Image.init()
 
@@ -65,9 +76,34 @@ def decode_image(data: bytes, max_pixels: int, where: str) -> Image.Image:
         raise DataError(f"{where}: the image {problem}") from problem
 
 
+def decode_reduced(data: bytes, max_pixels: int, where: str, least: Least) -> tuple[Image.Image, Box]:
+    """``decode_image`` for images that are made smaller afterwards: large JPEGs come at 1/2, 1/4 or 1/8 of their sides.
+
+    libjpeg computes the fewer pixels from the coefficients of each block, which is quicker than computing all. The
+    strongest reduction is taken that leaves what ``least`` asks for. Other formats, and what is too small to be
+    reduced, are decoded as by ``decode_image``.
+
+    Args:
+        data, where: as above.
+        max_pixels: as above; the whole image counts, not what is left of it.
+        least: how far it may be reduced.
+
+    Returns:
+        An image of mode RGB, and the part of it that shows the whole image: all of it, but for a fraction of a pixel
+        where the sides are no multiples of the reduction.
+
+    Raises:
+        DataError: as above.
+    """
+    try:
+        return _read(lambda own: _decode(own, max_pixels, least), data)
+    except Undecodable as problem:
+        raise DataError(f"{where}: the image {problem}") from problem
+
+
 def decode(data: bytes, max_pixels: int) -> Image.Image:
     """``decode_image`` for callers that name the image themselves; raises ``Undecodable`` alone."""
-    return _read(lambda own: _decode(own, max_pixels), data)
+    return _read(lambda own: _decode(own, max_pixels)[0], data)
 
 
 def identify(data: bytes) -> Image.Image:
@@ -75,7 +111,7 @@ def identify(data: bytes) -> Image.Image:
     return _read(_identify, data)
 
 
-def _read(how: Callable[[bytes], Image.Image], data: bytes) -> Image.Image:
+def _read(how: Callable[[bytes], _Found], data: bytes) -> _Found:
     """Of a PNG that is refused, what it is without the texts and profiles that may be to blame."""
     try:
         return how(data)
@@ -88,7 +124,7 @@ def _read(how: Callable[[bytes], Image.Image], data: bytes) -> Image.Image:
         return how(bare)
 
 
-def _decode(data: bytes, max_pixels: int) -> Image.Image:
+def _decode(data: bytes, max_pixels: int, least: Least | None = None) -> tuple[Image.Image, Box]:
     opened = _identify(data)
     width, height = opened.size
     if width < 1 or height < 1:
@@ -98,17 +134,38 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
             f"is {width} x {height} pixels, more than dataset.max_pixels allows ({max_pixels}): shrink it, or raise "
             f"the setting if it is no decompression bomb"
         )
+    sides: tuple[float, float] | None = None
     try:
+        if least is not None and opened.format in _JPEG:
+            sides = _reduce(opened, least)
         opened.load()
         image = _rgb(opened)
-        upright = _UPRIGHT.get(_orientation(opened))
+        orientation = _orientation(opened)
+        upright = _UPRIGHT.get(orientation)
         image = image if upright is None else image.transpose(upright)
     except Undecodable:
         raise
     except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to, even KeyError
         raise Undecodable(f"cannot be decoded as {opened.format}: {_said(error)}") from error
     image.info = {}
-    return image
+    return image, (0, 0, *image.size) if sides is None else _upright_box(image, sides, orientation)
+
+
+def _reduce(opened: Image.Image, least: Least) -> tuple[float, float] | None:
+    """Have a JPEG, not loaded yet, decoded at reduced scale; width and height of the whole in the pixels to come."""
+    turned = _orientation(opened) in _TURNED
+    width, height = opened.size
+    rows, columns = least(width, height) if turned else least(height, width)
+    drafted = opened.draft(None, (rows, columns) if turned else (columns, rows))
+    return None if drafted is None else drafted[1][2:]
+
+
+def _upright_box(image: Image.Image, sides: tuple[float, float], orientation: Any) -> Box:
+    """Where the whole lies in the upright image: what fills its last blocks up was at the right and at the bottom."""
+    width, height = reversed(sides) if orientation in _TURNED else sides
+    left = image.width - width if orientation in (2, 3, 6, 7) else 0
+    top = image.height - height if orientation in (3, 4, 7, 8) else 0
+    return left, top, left + width, top + height
 
 
 def _identify(data: bytes) -> Image.Image:

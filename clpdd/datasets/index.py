@@ -21,7 +21,7 @@ from PIL import Image
 
 from ..errors import ArtifactError, first_line
 from ..storage.files import canonical_json, sha256_bytes, sha256_file
-from .decode import Undecodable, decode_image
+from .decode import Box, Least, Undecodable, decode_image, decode_reduced
 from .listing import File, max_file_bytes, read_file
 
 __all__ = ["FORMAT", "SCHEMA", "Index", "IndexWriter"]
@@ -263,7 +263,14 @@ class Index:
 
     def image(self, row: int) -> Image.Image:
         """The decoded image of a row, mode RGB, by ``decode_image``."""
-        return decode_image(self.encoded(row), self.max_pixels, f"{self.path}, row {row} ({self.ids[row]})")
+        return decode_image(self.encoded(row), self.max_pixels, self._named(row))
+
+    def reduced_image(self, row: int, least: Least) -> tuple[Image.Image, Box]:
+        """The image of a row, perhaps at reduced scale, and the part of it that shows the whole: ``decode_reduced``."""
+        return decode_reduced(self.encoded(row), self.max_pixels, self._named(row), least)
+
+    def _named(self, row: int) -> str:
+        return f"{self.path}, row {row} ({self.ids[row]})"
 
     def _reopen(self) -> None:
         """Open the file, again in a forked process: a shared file position would mix up its readers."""

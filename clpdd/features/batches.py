@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from ..encoders.calling import encode
 from ..encoders.encoder import Encoder
 from ..errors import NumericalError
 from ..runtime.machine import explain_memory_errors
+from .decoders import Decoders
 from .decoding import Batch, choose_workers, decode_rows
 
 if TYPE_CHECKING:
@@ -33,36 +35,42 @@ class BatchEncoder:
     Args:
         index: the split.
         encoder: the frozen encoder, on the device to encode on.
-        settings: dtype of the features handed out, which are ``(b, d)``, and precision of the encoder.
+        settings: dtype of the features handed out, which are ``(b, d)``, precision of the encoder, decoding of JPEG.
 
     Attributes:
-        preprocess: what images go through before the encoder.
+        preprocess: what images go through before the encoder, and how they are decoded.
     """
 
     def __init__(self, index: Index, encoder: Encoder, settings: CacheSettings) -> None:
         self.index, self.encoder, self.precision = index, encoder, settings.precision
-        self.preprocess = encoder.preprocess
+        self.preprocess = replace(encoder.preprocess, jpeg=settings.jpeg)
         self.dtype = np.dtype(settings.dtype)
         self._out_of_memory = f"lower cache.batch_size (now {settings.batch_size}); finished shards are kept"
 
-    def trial(self, batches: list[Batch], cores: int) -> tuple[list[tuple[int, NDArray[Any]]], int]:
-        """Two batches, decoded and encoded here, as ``encoded`` gives them, and the processes to decode the rest.
+    def trial(self, batches: list[Batch], cores: int, decoders: Decoders) -> tuple[list[tuple[int, NDArray[Any]]], int]:
+        """Batches encoded for a measurement, as ``encoded`` gives them, and how many processes are to decode the rest.
 
-        Their number, at most ``cores``, keeps the encoder busy, going by the second of the two: the first warms up.
+        Their number, at most ``cores``, keeps the encoder busy, going by ``decoders.batch_seconds``. Where that is not
+        known, two batches are decoded and encoded here, and the second tells: the first warms up. What it tells is kept
+        for the splits to come only where more batches follow, since the last one may be short.
         """
-        decoding = encoding = 0.0
-        done = []
-        for first, last in batches[:2]:
-            began = time.monotonic()
-            pixels = decode_rows(self.index, self.preprocess, first, last)
-            decoded = time.monotonic()
-            done.append((first, self._features(*self._launch(pixels), first)))
-            decoding, encoding = decoded - began, time.monotonic() - decoded
-        workers = choose_workers(decoding, encoding, len(batches) - len(done), cores)
-        if workers:
-            took = "a batch takes %.3f s to decode and %.3f s to encode: decoding in %d processes"
-            log.info(took, decoding, encoding, workers)
-        return done, workers
+        done: list[tuple[int, NDArray[Any]]] = []
+        seconds = decoders.batch_seconds
+        if seconds is None:
+            for first, last in batches[:2]:
+                began = time.monotonic()
+                pixels = decode_rows(self.index, self.preprocess, first, last)
+                decoded = time.monotonic()
+                done.append((first, self._features(*self._launch(pixels), first)))
+                seconds = decoded - began, time.monotonic() - decoded
+        rest = len(batches) - len(done)
+        if seconds is None or not rest:
+            return done, 0
+        decoders.batch_seconds = seconds
+        workers = choose_workers(*seconds, rest, cores)
+        if workers > len(decoders):
+            log.info("a batch takes %.3f s to decode and %.3f s to encode: decoding in %d processes", *seconds, workers)
+        return done, max(workers, len(decoders))  # those that have started need not start
 
     def encoded(self, decoded: Iterator[NDArray[np.uint8]], batches: list[Batch]) -> Iterator[tuple[int, NDArray[Any]]]:
         """First row and features of every batch; on a device the next batch is under way while one is fetched."""

@@ -14,7 +14,7 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -58,6 +58,7 @@ class FeatureStore:
         dtype: ``"float16"`` or ``"float32"``, as stored.
         versions: of the libraries that made the features; empty where the store is older than this record.
         precision: the encoder's, ``"float32"`` or ``"bfloat16"``; ``None`` likewise.
+        jpeg: how JPEG images were decoded, ``"exact"`` or ``"reduced"``; older stores know the first alone.
         labels: ``(N,)`` int64 in [0, C).
     """
 
@@ -72,6 +73,7 @@ class FeatureStore:
         self.dtype: str = record["dtype"]
         self.versions: dict[str, str] = record.get("versions", {})
         self.precision: str | None = record.get("precision")
+        self.jpeg: Literal["exact", "reduced"] = record.get("jpeg", "exact")
         self._rows: int = record["rows"]
         self._grouped = f"groups/{GROUP}" in record["files"]
         features = self._array("features", (self._rows, self.dim), self.dtype)

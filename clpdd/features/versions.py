@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,8 @@ the shipped encoder's differ by in bfloat16."""
 def confirm(store: FeatureStore, encoder: Encoder, index: Path) -> None:
     """Refuse features that the encoder would not give today.
 
-    Nothing is done where the store was made by the versions that run. Else a few of its images are encoded again:
-    features equal within rounding are adopted, which is said in a line.
+    Nothing is done where the store was made by the versions that run. Else a few of its images are decoded as they were
+    for the store and encoded again: features equal within rounding are adopted, which is said in a line.
 
     Args:
         store: features of one split.
@@ -51,7 +52,8 @@ def confirm(store: FeatureStore, encoder: Encoder, index: Path) -> None:
     if opened.digest != store.index:
         raise ArtifactError(f"{store.path} does not hold the images of {index}: run cache again")
     rows = sorted({round(k * (len(store) - 1) / (_IMAGES - 1)) for k in range(_IMAGES)})
-    pixels = np.concatenate([decode_rows(opened, encoder.preprocess, row, row + 1) for row in rows])
+    preprocess = replace(encoder.preprocess, jpeg=store.jpeg)
+    pixels = np.concatenate([decode_rows(opened, preprocess, row, row + 1) for row in rows])
     stored = torch.from_numpy(np.concatenate([store.stored(row, row + 1) for row in rows])).float()
     tried = [store.precision] if store.precision in _ROUNDING else list(_ROUNDING)  # older stores do not say
     for precision in tried:

@@ -7,6 +7,7 @@ in one run with the others, alone in a resumed one, or by another rank.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import time
@@ -26,7 +27,8 @@ from ..encoders.deterministic import deterministic
 from ..encoders.encoder import Encoder
 from ..errors import DataError
 from ..features.batches import BatchEncoder
-from ..features.decoding import Batch, decode_batches
+from ..features.decoders import Decoders
+from ..features.decoding import Batch
 from ..features.proof import Proven, sync
 from ..features.store import FORMAT, GROUP, FeatureStore, content_digest, deciding_versions
 from ..runtime.heap import freed_memory_kept
@@ -55,17 +57,20 @@ def cache_features(
     run: Run,
     *,
     progress: bool = True,
+    decoders: Decoders | None = None,
 ) -> FeatureStore:
     """Encode every image of an index into a feature store, or go on with what a killed run has left.
 
     Args:
         index_path: Parquet index of one split.
         encoder: the frozen encoder, on the device to encode on.
-        settings: dtype, batch size, chunk and shard size.
+        settings: dtype, precision, decoding of JPEG images, batch size, chunk and shard size.
         target: where to put the Zarr group; replaced when whole.
         run: where partial work lives, and who shares it: ranks share the unfinished shards. The files must lie on a
             file system that all of them see.
         progress: say how far it is.
+        decoders: the processes that decode, which several splits encoded one after another may share; ``None``: of
+            this call alone.
 
     Returns:
         The store at ``target``. Its bytes do not depend on ``workers``, ``ranks`` or interruptions.
@@ -89,8 +94,12 @@ def cache_features(
     )
     ranks = run.ranks
     work = run.folder("cache", f"{encoder.name}/{index.split}", record)
-    job = _Encoding(index_path, index, encoder, settings, work, run, progress)
-    with shared(work, ranks), deterministic(encoder.device):
+    with (
+        contextlib.nullcontext(decoders) if decoders is not None else Decoders() as pool,
+        shared(work, ranks),
+        deterministic(encoder.device),
+    ):
+        job = _Encoding(index_path, index, encoder, settings, work, run, progress, pool)
         produce(work, ranks, job.run if ranks.is_main else job.follow, {_STORE: target}, discard=("shards.json",))
     return FeatureStore.open(target)
 
@@ -107,10 +116,11 @@ class _Encoding:
         work: WorkFolder,
         run: Run,
         progress: bool,
+        decoders: Decoders,
     ) -> None:
         self.index_path, self.index, self.encoder, self.settings = index_path, index, encoder, settings
         self.work, self.store, self.progress = work, work.out / _STORE, progress
-        self.ranks, self.workers = run.ranks, run.runtime.workers
+        self.ranks, self.workers, self.decoders = run.ranks, run.runtime.workers, decoders
         self.proven = Proven(self.store, work.path, run.ranks.rank)
         self.dtype = np.dtype(settings.dtype)
 
@@ -187,12 +197,13 @@ class _Encoding:
         head: list[tuple[int, NDArray[Any]]] = []
         workers = self.workers
         if workers is None:
-            head, workers = encoder.trial(batches, max(1, available_cores() // self.ranks.sharing_cores))
+            cores = max(1, available_cores() // self.ranks.sharing_cores)
+            head, workers = encoder.trial(batches, cores, self.decoders)
         rest = batches[len(head) :]
         count = sum(stop - start for start, stop in batches)
         with (
             freed_memory_kept(),
-            decode_batches(self.index_path, encoder.preprocess, rest, workers) as decoded,
+            self.decoders.decode(self.index_path, encoder.preprocess, rest, workers) as decoded,
             ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
             Progress(
                 len(self.index) if self.ranks.size == 1 else count,
@@ -250,6 +261,7 @@ class _Encoding:
             "dim": self.encoder.dim,
             "dtype": self.settings.dtype,
             "precision": str(precision).removeprefix("torch."),
+            "jpeg": self.settings.jpeg,
             "versions": deciding_versions(),
             "content": content_digest(blocks, labels, self.encoder.dim, self.settings.dtype),
             "files": {
@@ -286,5 +298,7 @@ def run_cache(project: Project, encoder: str) -> None:
     project.refuse_small_classes()
     model = project.encoder(encoder)
     project.refuse_oblong(encoder, model.shape)
-    for split, index in layout.indexes.items():
-        cache_features(index, model, project.settings.cache, layout.features(encoder, split), project.run)
+    with Decoders() as decoders:
+        for split, index in layout.indexes.items():
+            target = layout.features(encoder, split)
+            cache_features(index, model, project.settings.cache, target, project.run, decoders=decoders)

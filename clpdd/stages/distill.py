@@ -202,6 +202,11 @@ def _open_inputs(data: TrainingData, encoder: Encoder) -> _Inputs:
         raise ArtifactError(
             f"{data.validation} was made by other versions of the libraries than {data.train}: run cache again"
         )
+    if opened.validation.jpeg != opened.train.jpeg:
+        raise ArtifactError(
+            f"{data.validation} was made with cache.jpeg: {opened.validation.jpeg}, and {data.train} with "
+            f"{opened.train.jpeg}: run cache again"
+        )
     return opened
 
 
