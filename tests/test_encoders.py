@@ -326,6 +326,8 @@ def test_imagenet_normalisation_makes_another_encoder_and_is_refused_beside_memb
     torch.testing.assert_close(theirs(images), own(as_theirs), rtol=1e-4, atol=1e-4)
     with pytest.raises(SettingsError, match="normalisation is for a single encoder"):
         EncoderOptions(members={"a": 1.0, "b": 1.0}, normalisation="imagenet")
+    with pytest.raises(SettingsError, match="crop_pct is for a single encoder"):
+        EncoderOptions(members={"a": 1.0, "b": 1.0}, crop_pct=0.875)
     with pytest.raises(SettingsError, match="normalisation is 'theirs'; it must be one of own, imagenet"):
         load_encoder(**SMALL_CLIP, normalisation="theirs")
 

@@ -22,8 +22,9 @@ def small() -> nn.Sequential:
 
 
 def test_it_is_the_layers_and_the_weights_in_a_form_that_anyone_can_make() -> None:
-    model = nn.Sequential(OrderedDict(conv=nn.Conv2d(1, 1, 1, bias=False))).to(torch.float32)
-    model.conv.weight.data.fill_(0.5)
+    layer = nn.Conv2d(1, 1, 1, bias=False)
+    layer.weight.data.fill_(0.5)
+    model = nn.Sequential(OrderedDict(conv=layer))
     conv = {
         "dilation": [1, 1],
         "groups": 1,

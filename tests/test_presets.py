@@ -11,8 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
+from PIL import Image
+from torchvision import transforms as tv
 
 from clpdd.catalogue.datasets import entry
 from clpdd.catalogue.encoders import KNOWN_ENCODERS
@@ -29,6 +33,7 @@ from clpdd.config.settings import Settings
 from clpdd.datasets.build import build_index
 from clpdd.datasets.index import Index
 from clpdd.encoders.encoder import Encoder
+from clpdd.encoders.loading import load_encoder
 from clpdd.errors import SettingsError
 from tests.photos import draw_photos
 
@@ -198,6 +203,31 @@ def test_whole_encoders_walk_too(tmp_path: Path, encoder: str) -> None:
     assert walk.made
 
 
+# -- as published ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "dim"), [("clip", 512), ("dinov2", 768), ("dinov3", 768), ("eva02", 768), ("mocov3", 768)]
+)
+def test_published_encoders_see_what_lgms_code_shows_them(name: str, dim: int) -> None:
+    values = preset(f"imagenet100-{name}", FOLDER, published=True)
+    assert keys(values) == keys(preset(f"imagenet100-{name}", FOLDER))
+    arguments = parse_settings(values).encoder_arguments(name)
+    need_model(arguments["model"])
+    encoder = load_encoder(**arguments, untrained=0, arguments={"depth": 1}, device="cpu")
+    assert (encoder.dim, encoder.size) == (dim, 224)
+    torch.testing.assert_close(encoder.mean.flatten(), torch.tensor([0.485, 0.456, 0.406]))
+    torch.testing.assert_close(encoder.std.flatten(), torch.tensor([0.229, 0.224, 0.225]))
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 401, 3), dtype=np.uint8))
+    theirs = tv.CenterCrop(224)(tv.Resize(256)(picture))
+    np.testing.assert_array_equal(encoder.preprocess(picture), np.asarray(theirs).transpose(2, 0, 1))
+
+
+def test_an_encoder_that_nobody_published_so_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"has no siglip2, .* take one of clip, dinov2, dinov3, eva02, mocov3, or"):
+        preset("imagenet100-siglip2", FOLDER, published=True)
+
+
 # -- cost --------------------------------------------------------------------------------------------------------------
 
 
@@ -298,6 +328,8 @@ def test_the_command_lists_and_writes_presets(
     assert "Assumed: 20 T multiply-accumulates a second" in listed
     assert main([*options, "waterbirds-clip", "--root", "/birds"]) == 0
     assert load_settings(params).dataset.root == "/birds"
+    assert main([*options, "waterbirds-clip", "--published"]) == 0
+    assert load_settings(params).options("clip").crop_pct == 0.875
     assert main([*options, "waterbirds-klip"]) == 2
 
 

@@ -76,7 +76,7 @@ def preset(options: argparse.Namespace) -> None:
     from .presets import apply_preset, preset_table
 
     if options.name:
-        settings = apply_preset(options.name, options.params, options.presets, options.root)
+        settings = apply_preset(options.name, options.params, options.presets, options.root, options.published)
         print(f"{options.params} now holds {options.name}: {described(estimate(settings))}")
         print(f"(estimated for {ASSUMED_IN_WORDS})")
     else:

@@ -124,6 +124,9 @@ def _prepare(add: Callable[..., argparse.ArgumentParser]) -> None:
     preset.add_argument(
         "--presets", type=Path, default=PRESETS, help="folder of presets (default: those that come along)"
     )
+    preset.add_argument(
+        "--published", action="store_true", help="the encoder as LGM's published code takes it, to compare with papers"
+    )
     preset.add_argument("--root", help="folder the dataset's files lie in (default: the preset's)")
     text = "walk the settings through every stage with random weights: shapes, one step, speed, expected cost"
     add("dry-run", commands.dry_run, text)

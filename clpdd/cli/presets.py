@@ -1,8 +1,9 @@
 """Presets: a dataset and an encoder by one name, ``imagenet1k-dinov2``, written into ``params.yaml``.
 
 ``clpdd/presets/datasets`` and ``clpdd/presets/encoders`` hold the halves, fragments of ``params.yaml``; each can stand
-with each. All halves of a kind set the same keys, so that one preset leaves nothing of another behind. They go into the
-file itself because DVC reads the encoders and methods of its matrix from there.
+with each. ``clpdd/presets/published`` has, under the same names, those encoders that LGM's published code takes, as it
+takes them. All halves of a kind set the same keys, so that one preset leaves nothing of another behind. They go into
+the file itself because DVC reads the encoders and methods of its matrix from there.
 """
 
 from __future__ import annotations
@@ -44,8 +45,12 @@ def _halves(folder: Path, kind: str) -> list[str]:
     return found
 
 
-def preset(name: str, folder: Path | str = PRESETS) -> dict[str, Any]:
-    """The settings that a preset fixes, nested as in ``params.yaml``. Raises ``SettingsError`` for an unknown name."""
+def preset(name: str, folder: Path | str = PRESETS, published: bool = False) -> dict[str, Any]:
+    """The settings that a preset fixes, nested as in ``params.yaml``. Raises ``SettingsError`` for an unknown name.
+
+    Args:
+        published: the encoder as LGM's published code takes it, to compare with the tables of papers that use it.
+    """
     folder = Path(folder)
     dataset, _, encoder = name.rpartition("-")
     datasets, encoders = _halves(folder, "datasets"), _halves(folder, "encoders")
@@ -54,7 +59,13 @@ def preset(name: str, folder: Path | str = PRESETS) -> dict[str, Any]:
             f"there is no preset {name!r}: a preset is DATASET-ENCODER, with the datasets {', '.join(datasets)} and "
             f"the encoders {', '.join(encoders)}"
         )
-    halves = [folder / "datasets" / f"{dataset}.yaml", folder / "encoders" / f"{encoder}.yaml"]
+    kind = "published" if published else "encoders"
+    if encoder not in _halves(folder, kind):
+        raise SettingsError(
+            f"LGM's published code has no {encoder}, so --published has none: take one of "
+            f"{', '.join(_halves(folder, kind))}, or leave --published out"
+        )
+    halves = [folder / "datasets" / f"{dataset}.yaml", folder / kind / f"{encoder}.yaml"]
     one, other = (read_yaml(path.read_text(encoding="utf-8")) for path in halves)
     return merged(one, other, _WHOLE)
 
@@ -88,17 +99,20 @@ def preset_table(folder: Path | str = PRESETS) -> str:
     )
 
 
-def apply_preset(name: str, params: Path, folder: Path | str = PRESETS, root: str | None = None) -> Settings:
+def apply_preset(
+    name: str, params: Path, folder: Path | str = PRESETS, root: str | None = None, published: bool = False
+) -> Settings:
     """Write a preset into a settings file, whole or not at all; other settings and all comments stay.
 
     Args:
+        published: the encoder as LGM's published code takes it.
         root: ``dataset.root`` instead of the preset's; a relative one is relative to the working folder.
 
     Raises:
         SettingsError: unknown preset, a file that is not sound, or a preset that does not go with the rest of it.
     """
     load_settings(params)
-    changes = preset(name, folder)
+    changes = preset(name, folder, published)
     if root is not None:
         if not os.path.samefile(params.parent, os.curdir) and not root.startswith("~"):
             root = os.path.abspath(root)  # paths in the file are relative to the file's folder

@@ -28,12 +28,17 @@ class EncoderOptions(Section):
     CLIP model, what its projection into the space of texts makes of it"""
     normalisation: Literal["own", "imagenet"] = "own"
     """mean and deviation of the pixels: the model's own, or ImageNet's, as published comparisons take for all"""
+    crop_pct: Annotated[float, Field(gt=0, le=1)] | None = None
+    """share of the resized shorter side that a centred crop keeps, 0.875: 224 of 256; null crops as the model does"""
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    """how real images are resized; null takes the model's own"""
     members: Annotated[dict[str, PositiveReal], Field(min_length=2)] | None = None
     """several encoders as one: two or more names, each with its weight in the loss; nothing else stands beside it"""
 
     @model_validator(mode="after")
     def _joint_alone(self) -> Self:
-        given = [name for name in ("model", "weights", "image_size") if getattr(self, name) is not None]
+        optional = ("model", "weights", "image_size", "crop_pct", "interpolation")
+        given = [name for name in optional if getattr(self, name) is not None]
         given += ["features"] if self.features != "default" else []
         given += ["normalisation"] if self.normalisation != "own" else []
         if self.members is not None and given:

@@ -116,6 +116,18 @@ class Encoder(nn.Module):
             raise ValueError(f"it gives {tuple(found.shape)} instead of one vector per image")
         return int(found.shape[1])
 
+    def prepare(self, crop_pct: float | None = None, interpolation: str | None = None) -> None:
+        """Prepare real images otherwise than the model's configuration says.
+
+        Args:
+            crop_pct: share in (0, 1] of the resized shorter side that a centred crop keeps. It replaces the model's own
+                way to crop, squashed or bordered too.
+            interpolation: ``bilinear`` or ``bicubic``.
+        """
+        if crop_pct is not None:
+            self.crop_fraction, self.squash, self.border = crop_pct, False, None
+        self.interpolation = interpolation or self.interpolation
+
     def freeze(self) -> Self:
         """Make the model quicker that will not be trained any more, which changes the model that was given.
 

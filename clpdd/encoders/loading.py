@@ -88,6 +88,8 @@ def load_encoder(
     arguments: dict[str, Any] | None = None,
     features: str = "default",
     normalisation: str = "own",
+    crop_pct: float | None = None,
+    interpolation: str | None = None,
     members: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Encoder:
     """Build a frozen encoder.
@@ -102,8 +104,12 @@ def load_encoder(
         arguments: further ones for the model's constructor.
         features: ``default``, ``class_token``, ``mean_patch``, ``both``, or ``projected`` of a CLIP model.
         normalisation: ``own``, or ``imagenet`` for ImageNet's mean and standard deviation whatever the model's are.
+        crop_pct: share in (0, 1] of the resized shorter side that a centred crop keeps of real images, 0.875 for 224 of
+            256; ``None`` takes the model's own, and its own way to crop.
+        interpolation: ``bilinear`` or ``bicubic``, how they are resized; ``None`` takes the model's own.
         members: of a joint encoder, name -> ``weight`` and arguments of this function that the member is loaded with;
-            ``model``, ``weights``, ``image_size``, ``features`` and ``normalisation`` are then not looked at.
+            ``model``, ``weights``, ``image_size``, ``features``, ``normalisation``, ``crop_pct`` and ``interpolation``
+            are then not looked at.
 
     Raises:
         SettingsError: unknown model name (near names are listed), an image size that the model refuses,
@@ -129,7 +135,10 @@ def load_encoder(
     file = None if weights is None else Path(weights).expanduser()
     blueprint = Blueprint(name, architecture, file, image_size, untrained, arguments)
     with explain_memory_errors(f"choose a smaller encoder than {name}, or a lower image_size"):
-        return _first_that_runs(blueprint, features, normalisation).to(chosen)
+        encoder = _first_that_runs(blueprint, features, normalisation)
+    encoder.prepare(crop_pct, interpolation)
+    with explain_memory_errors(f"choose a smaller encoder than {name}, or another device than {chosen}"):
+        return encoder.to(chosen)
 
 
 def _projection(name: str, architecture: str) -> int:
