@@ -1,7 +1,7 @@
 """Whole distillations, this checkout's and another's: ``python distilling.py ORDER`` is one of them.
 
 Started as a file, with the checkout to be measured on PYTHONPATH, so that one file measures all of them; it uses no
-more of the library than what every version has. The inputs are made once, by this checkout.
+more of the library than what every version has. Each makes its inputs, the same for all.
 """
 
 from __future__ import annotations
@@ -63,9 +63,11 @@ def _distil(folder: str, name: str, shape: dict[str, Any], device: str, steps: i
     from clpdd import AugmentSettings, DistillSettings, load_encoder
 
     encoder = load_encoder(shape["model"], image_size=shape["size"], untrained=0, device=device)
-    root, data = Path(folder), Path(folder) / "data"
-    if not data.exists():
-        _prepare(data, encoder, shape)
+    root, data = (
+        Path(folder),
+        Path(folder) / f"data of {name}",
+    )  # each its own: versions tell encoders apart differently
+    _prepare(data, encoder, shape)
     marks: list[tuple[int, float]] = []
 
     def mark(step: int, _: dict[str, float]) -> None:
