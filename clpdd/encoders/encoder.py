@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import timm
@@ -219,6 +219,20 @@ class Encoder(nn.Module):
             **({} if self.border is None else {"border": list(self.border)}),
             **({} if self.square else {"shape": list(self.shape)}),
         }
+
+
+def first_difference(found: Mapping[str, Any], encoder: Encoder, images: bool = True) -> str | None:
+    """What an artifact says of its encoder, ``describe`` then, against the encoder now: the first key that differs.
+
+    Args:
+        found: as written into the artifact.
+        images: whether how real images are resized and cropped counts, which it does not for synthetic ones.
+    """
+    wanted = encoder.describe()
+    keys = ["digest", "size", "shape", *(key for key in ("mean", "std") if key in found)]
+    if images:
+        keys += ["border", *(key for key in ("crop_fraction", "squash", "interpolation") if key in found)]
+    return next((key for key in keys if found.get(key) != wanted.get(key)), None)
 
 
 def require_square(name: str, shape: tuple[int, int], doing: str) -> None:

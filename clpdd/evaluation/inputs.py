@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..distilled.dataset import DistilledSet
-from ..encoders.encoder import Encoder
+from ..encoders.encoder import Encoder, first_difference
 from ..errors import ArtifactError, DataError, first_few
 from ..features.kernels import Kernels
 from ..features.store import FeatureStore
@@ -61,6 +61,10 @@ def open_bench(name: str, data: EvaluationData, judge: str = "test") -> Bench:
     _same_encoder(moments.encoder, encoder, name, f"{kernels} was made", "kernels")
     if any(moments.digests.get(split) != opened[split].digest for split in ("train", "validation")):
         raise ArtifactError(f"{kernels} was made from other features than {stores['train']}: run kernels again")
+    ways = {split: store.jpeg for split, store in opened.items()}
+    if len(set(ways.values())) > 1:
+        told = ", ".join(f"{split} {way}" for split, way in ways.items())
+        raise ArtifactError(f"features of {name} were made with more than one cache.jpeg ({told}): run cache again")
     return Bench(encoder, opened["train"], opened["validation"], opened[judge], moments)
 
 
@@ -79,15 +83,17 @@ def open_set(folder: Path, key: tuple[str, str], encoders: Mapping[str, Encoder]
             f"{len(known)} ({first_few(known)}): distil, or cache, again with the same dataset"
         )
     if distil in encoders and data.info.get("encoder"):
-        _same_encoder(data.info["encoder"], encoders[distil], distil, f"{folder} was distilled", "distill")
+        made = data.info["encoder"]
+        _same_encoder(made, encoders[distil], distil, f"{folder} was distilled", "distill", images=False)
     return data
 
 
-def _same_encoder(found: Mapping[str, Any], encoder: Encoder, name: str, what: str, stage: str) -> None:
-    wanted = encoder.describe()
-    for field in ("digest", "size", "shape"):
-        if found.get(field) != wanted.get(field):
-            raise ArtifactError(
-                f"{what} with another encoder than {name}: {field} {str(found.get(field))[:12]} instead of "
-                f"{str(wanted.get(field))[:12]}; run {stage} again"
-            )
+def _same_encoder(
+    found: Mapping[str, Any], encoder: Encoder, name: str, what: str, stage: str, images: bool = True
+) -> None:
+    field = first_difference(found, encoder, images)
+    if field is not None:
+        raise ArtifactError(
+            f"{what} with another encoder than {name}: {field} {str(found.get(field))[:12]} instead of "
+            f"{str(encoder.describe().get(field))[:12]}; run {stage} again"
+        )

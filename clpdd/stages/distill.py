@@ -16,7 +16,7 @@ from ..distributed.group import ALONE, Ranks
 from ..distributed.work import produce, shared
 from ..encoders.calling import pass_through, resolve_precision
 from ..encoders.deterministic import deterministic
-from ..encoders.encoder import Encoder
+from ..encoders.encoder import Encoder, first_difference
 from ..errors import ArtifactError, SettingsError
 from ..features.kernels import Kernels
 from ..features.store import FeatureStore
@@ -184,11 +184,12 @@ def _open_inputs(data: TrainingData, encoder: Encoder) -> _Inputs:
         data.validation: opened.validation.encoder,
         data.kernels: opened.kernels.encoder,
     }
-    wanted = encoder.describe()
     for path, made in made_with.items():
-        if any(made.get(key) != wanted.get(key) for key in ("digest", "size", "shape")):
+        field = first_difference(made, encoder)
+        if field is not None:
             raise ArtifactError(
-                f"{path} was made with another encoder than {encoder.name}: run cache and kernels again"
+                f"{path} was made with another encoder than {encoder.name}, or with other settings of it ({field} "
+                f"differs): run cache and kernels again"
             )
     for store, split in ((opened.train, "train"), (opened.validation, "validation")):
         if store.split != split:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from clpdd.distilled.dataset import DistilledSet
+from clpdd.encoders.encoder import first_difference
 from clpdd.errors import ArtifactError, SettingsError
 
 from .conftest import SPLITS, World
@@ -47,6 +49,29 @@ def test_stores_kernels_and_sets_of_another_encoder_are_refused(world: World, tm
         world.evaluate(tmp_path, kernels=dict.fromkeys(world.encoders, world.root / "two" / "kernels"))
     with pytest.raises(ArtifactError, match="was distilled with another encoder than two"):
         world.evaluate(tmp_path, distilled={("two", "clp"): world.distilled["one", "clp"]})
+
+
+@pytest.mark.parametrize(
+    ("prepared", "field"),
+    [({"crop_pct": 0.5}, "crop_fraction"), ({"interpolation": "bilinear"}, "interpolation")],
+)
+def test_features_of_images_that_were_cropped_or_resized_otherwise_are_refused(
+    world: World, tmp_path: Path, prepared: dict[str, Any], field: str
+) -> None:
+    other = copy.deepcopy(world.encoders["one"])
+    other.prepare(**prepared)
+    with pytest.raises(ArtifactError, match=f"was made with another encoder than one: {field}"):
+        world.evaluate(tmp_path, encoders={**world.encoders, "one": other})
+
+
+def test_real_images_that_are_cropped_otherwise_make_no_other_encoder_of_a_set(world: World) -> None:
+    told = DistilledSet.load(world.distilled["one", "clp"]).info["encoder"]
+    other = copy.deepcopy(world.encoders["one"])
+    other.prepare(crop_pct=0.5)
+    assert first_difference(told, other) == "crop_fraction"
+    assert first_difference(told, other, images=False) is None
+    other.mean += 0.1
+    assert first_difference(told, other, images=False) == "mean"
 
 
 def test_splits_that_are_mixed_up_are_refused(world: World, tmp_path: Path) -> None:
