@@ -14,10 +14,12 @@ import torch
 from clpdd.cli.main import main
 from clpdd.encoders.encoder import Encoder
 from clpdd.encoders.loading import load_encoder
-from clpdd.errors import ArtifactError, NumericalError
+from clpdd.errors import ArtifactError, NumericalError, SettingsError
 from clpdd.probe import onnx as handover
 from clpdd.probe.classifier import Classifier
 from clpdd.probe.onnx import write_onnx
+
+from .versions import need_exporter
 
 NAMES = ["Blüte", "coffee cup", "c"]
 
@@ -45,6 +47,7 @@ def run(path: Path, **given: torch.Tensor) -> tuple[np.ndarray[Any, Any], dict[s
 
 def test_the_probe_alone_takes_any_number_of_features(small: Encoder, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
+    need_exporter()
     classifier = classifier_of(small)
     write_onnx(classifier, tmp_path / "head.onnx")
     for count in (1, 5):
@@ -59,6 +62,7 @@ def test_with_the_encoder_images_become_probabilities_and_what_differs_is_not_wr
     small: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("onnxscript")
+    need_exporter()
     classifier, path = classifier_of(small), tmp_path / "whole.onnx"
     write_onnx(classifier, path, small)
     images = torch.rand(4, 3, 32, 32)
@@ -93,3 +97,19 @@ def test_without_its_packages_the_command_says_which_before_it_reads_anything(
     assert "not installed (onnxruntime): pip install onnxruntime" in told
     assert "clpdd[onnx]" in told
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_exporter_that_fails_is_told_with_what_could_not_be_written(
+    small: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxscript")
+
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("no word for it\nand more")
+
+    monkeypatch.setattr(torch.onnx, "export", fails)
+    with pytest.raises(SettingsError, match=r"the encoder cannot be written as ONNX \(no word for it\): "):
+        write_onnx(classifier_of(small), tmp_path / "whole.onnx", small)
+    with pytest.raises(SettingsError, match=r"the probe cannot be written as ONNX \(no word for it\): .*a newer torch"):
+        write_onnx(classifier_of(small), tmp_path / "head.onnx")
+    assert not list(tmp_path.iterdir())

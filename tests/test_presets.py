@@ -254,7 +254,7 @@ def test_the_encoders_of_the_presets_cost_what_is_listed() -> None:
     for key, listed in COUNTED.items():
         found = count_pass(*key)
         assert (found.dim, found.size, found.weights) == (listed.dim, listed.size, listed.weights)
-        assert found.macs == pytest.approx(listed.macs, rel=1e-3 if counts_attention() else 0.05)
+        assert found.macs == pytest.approx(listed.macs, rel=1e-3 if counts_attention() else 0.1)
         kept = 0.1 if counts_attention() else 0.5  # what kernels keep: torch's affair
         assert found.activations == pytest.approx(listed.activations, rel=kept)
 
