@@ -211,9 +211,12 @@ def test_very_many_weights_are_stopped_early_on_a_cpu_and_that_is_said(
     assert caplog.text == ""
     monkeypatch.setattr("clpdd.probe.logistic._MANY", 19)  # 5 x 4 weights
     monkeypatch.setattr("clpdd.probe.logistic._CPU_WORK", 0)
+    gradients = list[int]()
     with caplog.at_level("WARNING", "clpdd"):
-        short, _ = fit_logistic(train, train, 4)
-    assert "stopped after 3 iterations at each strength" in caplog.text
+        short, strength = fit_logistic(train, train, 4, tick=lambda: gradients.append(1))
+    assert "fitted at one strength and stopped after 3 iterations" in caplog.text
+    assert strength == 1e-3
+    assert len(gradients) <= 5  # of a start and three iterations, not of each of five strengths
     assert not torch.equal(short.weights, whole.weights)
     assert score(short, [train]).top1[0] > 50  # of four classes
 
