@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from clpdd.errors import NumericalError, SingularError
 from clpdd.functional.ridge import centred_one_hot, solve
+from clpdd.functional.targets import as_targets, centred_targets
 from clpdd.probe import closed_form
 from clpdd.probe.closed_form import fit_ridge, regress
 from clpdd.probe.linear import Probes
@@ -18,6 +19,8 @@ from clpdd.probe.logistic import fit_logistic
 from clpdd.probe.scoring import score
 from clpdd.probe.sgd import fit_sgd
 from clpdd.probe.views import FreshViews, Stream, ViewBank
+
+from .allocations import Made
 
 STREAMS = [Stream(0, index, draw) for draw in range(2) for index in range(2)]
 
@@ -208,9 +211,12 @@ def test_very_many_weights_are_stopped_early_on_a_cpu_and_that_is_said(
     assert caplog.text == ""
     monkeypatch.setattr("clpdd.probe.logistic._MANY", 19)  # 5 x 4 weights
     monkeypatch.setattr("clpdd.probe.logistic._CPU_WORK", 0)
+    gradients = list[int]()
     with caplog.at_level("WARNING", "clpdd"):
-        short, _ = fit_logistic(train, train, 4)
-    assert "stopped after 3 iterations at each strength" in caplog.text
+        short, strength = fit_logistic(train, train, 4, tick=lambda: gradients.append(1))
+    assert "fitted at one strength and stopped after 3 iterations" in caplog.text
+    assert strength == 1e-3
+    assert len(gradients) <= 5  # of a start and three iterations, not of each of five strengths
     assert not torch.equal(short.weights, whole.weights)
     assert score(short, [train]).top1[0] > 50  # of four classes
 
@@ -232,7 +238,26 @@ def test_a_constant_feature_has_no_weight() -> None:
     assert score(probes, [(Z, labels)]).top1 == [100.0]
 
 
+def test_targets_of_classes_are_made_once_and_equal_those_less_their_mean_to_the_bit() -> None:
+    labels = torch.arange(30) % 7
+    with Made(30 * 7) as made:
+        targets = centred_targets(labels, 7)
+    assert torch.equal(targets, as_targets(labels, 7) - 1.0 / 7)
+    assert made.bytes == [4 * 30 * 7]
+    soft = torch.rand(30, 7).softmax(1)
+    assert torch.equal(centred_targets(soft, 7), soft - 1.0 / 7)
+
+
 # -- scoring -----------------------------------------------------------------------------------------------------------
+
+
+def test_logits_are_held_once() -> None:
+    generator = torch.Generator().manual_seed(3)
+    probes = Probes(torch.randn(3, 6, 80, generator=generator), torch.randn(3, 80, generator=generator))
+    Z, scorer = torch.randn(50, 6, generator=generator), probes.scorer()
+    with Made(50 * 3 * 80) as made:
+        logits = scorer(Z)
+    assert made.bytes == [4 * logits.numel()]
 
 
 def test_score_equals_a_loop_over_images() -> None:

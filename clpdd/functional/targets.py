@@ -9,7 +9,7 @@ from torch import Tensor
 from .adam import adam_update
 from .gradients import gradients
 
-__all__ = ["Targets", "as_targets", "mean_predictions"]
+__all__ = ["Targets", "as_targets", "centred_targets", "mean_predictions"]
 
 _SURE = 0.99  # the share of the own class that learned labels start with: at 1 their gradient would be zero
 
@@ -17,6 +17,15 @@ _SURE = 0.99  # the share of the own class that learned labels start with: at 1 
 def as_targets(labels: Tensor, classes: int) -> Tensor:
     """``(..., C)`` float32: one-hot rows of classes ``(...,)`` int64; probabilities ``(..., C)`` stay as they are."""
     return labels.float() if labels.is_floating_point() else F.one_hot(labels, classes).float()
+
+
+def centred_targets(labels: Tensor, classes: int) -> Tensor:
+    """``as_targets`` less ``1/C``, of classes made in one piece: integers in between would take twice the memory."""
+    if labels.is_floating_point():
+        return labels.float() - 1.0 / classes
+    lowered = torch.tensor([1.0, 0.0], device=labels.device) - 1.0 / classes
+    targets = lowered[1].expand(*labels.shape, classes).clone()
+    return targets.scatter_(-1, labels[..., None], lowered[0].expand(*labels.shape, 1))
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import SingularError, remedied
 from ..functional.parts import WHOLE, Part, even_factors
 from ..functional.ridge import solve, solve_normal
-from ..functional.targets import as_targets
+from ..functional.targets import centred_targets
 from .linear import Probes
 
 __all__ = ["fit_ridge", "regress"]
@@ -104,13 +104,13 @@ def _ridge(Z: Tensor, labels: Tensor, classes: int, mean: Tensor, ridge: float, 
     if count <= dim:
         X = Z.float() - mean
         factors = even_factors(parts, X.square().mean(0))
-        return factors[:, None] * solve(X * factors, as_targets(labels, classes) - 1.0 / classes, ridge)
+        return factors[:, None] * solve(X * factors, centred_targets(labels, classes), ridge)
     gram, cross = mean.new_zeros(dim, dim), mean.new_zeros(dim, classes)
     height = min(_ROWS, max(1, _TARGETS // classes))
     for rows, y in zip(Z.split(height), labels.split(height), strict=True):
         X = rows.float() - mean
         gram.addmm_(X.T, X)
-        cross.addmm_(X.T, as_targets(y, classes) - 1.0 / classes)
+        cross.addmm_(X.T, centred_targets(y, classes))
     factors = even_factors(parts, gram.diagonal() / count)
     even = gram * torch.outer(factors, factors)
     return factors[:, None] * solve_normal(even, factors[:, None] * cross, count, ridge)

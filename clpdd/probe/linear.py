@@ -69,7 +69,8 @@ class Probes:
         """Features ``(b, d)`` to logits ``(b, P, C)``: one product serves every probe."""
         count, dim, classes = self.weights.shape
         joined = self.weights.permute(1, 0, 2).reshape(dim, count * classes)
-        return lambda Z: (Z @ joined).view(len(Z), count, classes) + self.bias
+        # In place: of many classes the logits are the largest thing that is held.
+        return lambda Z: (Z @ joined).view(len(Z), count, classes).add_(self.bias)
 
     @classmethod
     def join(cls, parts: Sequence[Probes]) -> Probes:

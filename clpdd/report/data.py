@@ -23,7 +23,17 @@ from .classes import confusion, per_class
 from .titles import dataset_title
 from .transfer import cross
 
-__all__ = ["BOUNDS", "KEYS", "TITLES", "Sources", "gather", "read_mapping", "read_sources", "read_table"]
+__all__ = [
+    "BOUNDS",
+    "KEYS",
+    "MOST_ENCODED",
+    "TITLES",
+    "Sources",
+    "gather",
+    "read_mapping",
+    "read_sources",
+    "read_table",
+]
 
 TITLES = {name: known.title for name, known in METHODS.items()} | {
     "clp-no-dsa": "CLP-DD without augmentation",
@@ -35,6 +45,9 @@ TITLES = {name: known.title for name, known in METHODS.items()} | {
 
 BOUNDS = {name: entry.bound for name, entry in PROTOCOLS.items() if entry.bound}
 """The probe on all training images that a protocol is measured against; its namesake where none is listed."""
+
+MOST_ENCODED = 2000
+"""Images of a set; more are not encoded for a page."""
 
 KEYS = ("method", "distil_encoder", "eval_encoder", "protocol", "views")
 _COLUMNS = ("dataset", *KEYS, "ipc", "seed", "top1", "top5", "worst_group", "fingerprint")

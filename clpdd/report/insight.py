@@ -19,11 +19,11 @@ from ..probe.classifier import Classifier, train_classifier
 from ..probe.views import encode_clean
 from ..storage.layout import Layout
 from .axes import Scatter, scatter
+from .data import MOST_ENCODED
 from .pictures import Picture, fit
 
 __all__ = ["Insight", "Mistake", "look_closer", "mistakes"]
 
-_MOST_IMAGES = 2000  # of a set; more are not encoded for a page
 _MOST_VIEWS = 20_000  # with more of them only the probe of the images as they are is trained
 _SHOWN = 12
 _PICTURES = 250_000  # bytes of base64 text
@@ -85,7 +85,7 @@ def look_closer(
         ArtifactError: features, moments or the index are missing or damaged.
     """
     name, chosen = encoder.name, sets[method].draws[0]
-    if not 0 < len(chosen) <= _MOST_IMAGES:
+    if not 0 < len(chosen) <= MOST_ENCODED:
         return None
     stores = {split: FeatureStore.open(layout.features(name, split)) for split in ("train", "validation", "test")}
     kernels = Kernels.load(layout.kernels(name))
@@ -95,7 +95,7 @@ def look_closer(
         return encode_clean(encoder, data.images[None], batch, precision)[0].float().cpu(), data.labels
 
     central = None if method == "centroid" else sets.get("centroid")
-    shown = {"central": encoded(central)} if central is not None and 0 < len(central) <= _MOST_IMAGES else {}
+    shown = {"central": encoded(central)} if central is not None and 0 < len(central) <= MOST_ENCODED else {}
     space = scatter(kernels, stores["train"], shown | {"distilled": encoded(chosen)})
     protocol = "best" if len(chosen) * max(1, settings.views) <= _MOST_VIEWS else "closed_form_clean"
     validation = stores["validation"] if protocol == "best" else None

@@ -8,7 +8,6 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import jinja2
-import numpy as np
 from markupsafe import Markup, escape
 
 from ..catalogue.protocols import PROTOCOLS, bound_of
@@ -20,7 +19,8 @@ from .classes import LISTED
 from .clocks import distill_seconds, evaluation_clocks, stage_lines
 from .data import BOUNDS, KEYS, TITLES
 from .files import linked_files
-from .pictures import Picture, fit, timelapse
+from .gallery import gallery
+from .pictures import SHEET, SHEET_COLUMNS
 from .transfer import heat_maps
 from .words import classifier_in_words, views_in_words
 
@@ -29,14 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["duration", "megabytes", "render", "template"]
 
-_GALLERY_BYTES = 2_400_000
-_OTHERS_BYTES = 800_000
-_TIMELAPSE_BYTES = 1_200_000
-"""Budgets of base64 text, shared by all encoders; with them a page stays below 6 MB."""
-
-_IMAGES_PER_CLASS = 4
-_CLASSES_IN_FULL = 50  # with more of them a single image of each is shown
-_OTHER_CLASSES = 1000
 _SIDE_BY_SIDE = 12  # most classes whose accuracies and confusion stand beside each other
 
 _METHODS_BY_CLASS = 5  # most methods with a bar for each class
@@ -69,7 +61,7 @@ def render(
         facts=facts,
         headline=facts["headline"],
         bounds=BOUNDS,
-        galleries=[_gallery(facts, sets, encoder, layout, settings) for encoder in settings.encoders],
+        galleries=[gallery(facts, sets, encoder, layout, settings) for encoder in settings.encoders],
         accuracy=figures.accuracy_panels(facts["summary"]),
         curves=figures.curve_panels(facts["curves"]),
         transfer=heat_maps(facts),
@@ -81,6 +73,8 @@ def render(
         files=linked_files(layout, settings, facts["headline"]["method"]),
         settings=_flat(settings.model_dump(mode="json")),
         versions=_versions(),
+        sheet_columns=SHEET_COLUMNS,
+        sheet_rows=SHEET // SHEET_COLUMNS,
     )
 
 
@@ -135,65 +129,6 @@ _FILTERS: dict[str, Callable[..., Any]] = {
     "duration": duration,
     "megabytes": megabytes,
 }
-
-
-# -- images ----------------------------------------------------------------------------------------------------------
-
-
-def _gallery(
-    facts: dict[str, Any],
-    sets: Mapping[tuple[str, str], StoredSet],
-    encoder: str,
-    layout: Layout,
-    settings: Settings,
-) -> dict[str, Any]:
-    """The main method's images by class, in rows beside the most central real ones and the start."""
-    method, share = facts["headline"]["method"], len(settings.encoders)
-    chosen = sets[encoder, method].first_draw
-    start = sets[encoder, method].start
-    rows = [
-        ("Distilled" if facts["headline"]["synthetic"] else TITLES.get(method, method), chosen.images, chosen.labels)
-    ]
-    central = sets.get((encoder, "centroid"))
-    beside = central is not None and len(central) > 0 and method != "centroid"
-    if central is not None and beside:
-        plural = "s" if settings.distill.most_per_class > 1 else ""
-        rows.append((f"Most central real image{plural}", central.images, central.labels))
-    same = start is not None and beside and central is not None and np.array_equal(start, central.images)
-    if same:
-        rows[-1] = (f"{rows[-1][0]}, where it started", *rows[-1][1:])
-    elif start is not None:
-        rows.append(("Start", start, chosen.labels))
-    names, shown = chosen.class_names, range(min(chosen.classes, settings.report.max_classes))
-    per_class = _IMAGES_PER_CLASS if len(shown) <= _CLASSES_IN_FULL else 1
-    found = [[(i, np.flatnonzero(labels == c)[:per_class]) for i, (_, _, labels) in enumerate(rows)] for c in shown]
-    arrays = [rows[i][1][int(k)] for cells in found for i, picks in cells for k in picks]
-    pictures = iter(fit(arrays, _GALLERY_BYTES // share))
-    classes = [{"name": names[c], "cells": [[next(pictures) for _ in picks] for _, picks in found[c]]} for c in shown]
-    step = settings.report.images_per_row
-    return {
-        "encoder": encoder,
-        "rows": [label for label, _, _ in rows],
-        "central": beside,
-        "started": bool(same),
-        "chunks": [classes[i : i + step] for i in range(0, len(classes), step)],
-        "columns": min(step, len(classes)),
-        "images_per_class": min(per_class, settings.distill.most_per_class),
-        "others": _others(chosen, len(shown), _OTHERS_BYTES // share),
-        "left_out": max(0, chosen.classes - len(shown) - _OTHER_CLASSES),
-        "side": chosen.images.shape[-1] if len(chosen) else 0,
-        "timelapse": timelapse(layout.distilled(encoder, method) / "timelapse.gif", _TIMELAPSE_BYTES // share),
-        "folder": f"distilled/{encoder}/{method}/images",
-    }
-
-
-def _others(chosen: StoredSet, first: int, budget: int) -> list[dict[str, Any]]:
-    """A small first image of every class beyond those in the gallery."""
-    classes = range(first, min(chosen.classes, first + _OTHER_CLASSES))
-    picks = [(c, np.flatnonzero(chosen.labels == c)[:1].tolist()) for c in classes]
-    pictures: list[Picture] = fit([chosen.images[k[0]] for _, k in picks if k], budget)
-    made = iter(pictures)
-    return [{"name": chosen.class_names[c], "picture": next(made)} for c, k in picks if k]
 
 
 # -- probes ----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,11 @@ from PIL import Image, ImageSequence
 
 from ..errors import ArtifactError
 
-__all__ = ["Picture", "Timelapse", "fit", "timelapse"]
+__all__ = ["SHEET", "SHEET_COLUMNS", "Picture", "Timelapse", "fit", "sheets", "timelapse"]
+
+SHEET_COLUMNS = 20
+SHEET = 25 * SHEET_COLUMNS
+"""Images of a sheet, in rows of ``SHEET_COLUMNS``."""
 
 _CRISP = 64
 """Images up to this side are shown with their pixels sharp and stored losslessly."""
@@ -66,6 +70,32 @@ def fit(images: Sequence[np.ndarray], budget: int) -> list[Picture]:
     made: list[Picture] = []
     for limit, lossless in attempts:
         made = [_picture(p, limit, lossless) for p in pictures]
+        if sum(len(p.uri) for p in made) <= budget:
+            break
+    return made
+
+
+def sheets(images: np.ndarray, budget: int) -> list[Picture]:
+    """Join ``images (n, 3, s, s)`` uint8 into sheets of ``SHEET``, in about ``budget`` bytes of base64 text together.
+
+    The last sheet is filled up with white. Images are at most 24 pixels wide; to meet the budget WebP gets coarser and
+    they get smaller, down to 12 pixels, so that at the very end it may be exceeded.
+    """
+    count, side = len(images), images.shape[-1]
+    rows, made = SHEET // SHEET_COLUMNS, list[Picture]()
+    for limit, quality in ((24, 88), (24, 70), (24, 50), (16, 50), (12, 40)):
+        made, small = [], min(side, limit)
+        for first in range(0, count, SHEET):
+            cells = np.full((SHEET, 3, side, side), 255, dtype=np.uint8)
+            cells[: min(SHEET, count - first)] = images[first : first + SHEET]
+            own = [Image.fromarray(np.ascontiguousarray(cell.transpose(1, 2, 0))) for cell in cells]
+            sheet = Image.new("RGB", (SHEET_COLUMNS * small, rows * small))
+            for k, cell in enumerate(own):
+                fitted = cell if side == small else cell.resize((small, small), Image.Resampling.LANCZOS)
+                sheet.paste(fitted, (k % SHEET_COLUMNS * small, k // SHEET_COLUMNS * small))
+            buffer = io.BytesIO()
+            sheet.save(buffer, "WEBP", quality=quality, method=4)
+            made.append(Picture(_uri(buffer.getvalue(), "webp"), *sheet.size, side <= _CRISP))
         if sum(len(p.uri) for p in made) <= budget:
             break
     return made

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..config.settings import Settings
 from ..errors import ClpddError
 from ..report.clocks import read_clocks, timed_results
-from ..report.data import gather, read_sources
+from ..report.data import MOST_ENCODED, gather, read_sources
 from ..report.page import render
 from ..storage.files import canonical_json, read_json, sha256_file, write_bytes, write_json
 from ..storage.layout import SPLITS, Layout
@@ -68,7 +68,12 @@ def write_report(
 def _insight(
     layout: Layout, settings: Settings, facts: dict[str, Any], encoder: Callable[[], Encoder]
 ) -> Insight | None:
-    name, method = settings.encoders[0], facts["headline"]["method"]
+    name, method, images = settings.encoders[0], facts["headline"]["method"], facts["headline"]["images"]
+    if not images:
+        return None
+    if images > MOST_ENCODED:
+        log.info("the report has no picture of feature space: %s has more than %d images", method, MOST_ENCODED)
+        return None
     if not all(layout.features(name, split).exists() for split in SPLITS):
         log.warning("the report has no picture of feature space and no mistakes: there are no features of %s", name)
         return None

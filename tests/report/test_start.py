@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from clpdd.config.loading import parse_settings
 from clpdd.config.settings import Settings
-from clpdd.storage.layout import Layout
+from clpdd.storage.layout import SPLITS, Layout
+
+from .artifacts import write_artifacts
 
 ROOT = Path(__file__).parents[2]
 MEGABYTES = 250  # of the whole process, at most
@@ -52,6 +55,17 @@ def test_results_and_the_report_are_made(plain: tuple[Layout, Settings], tmp_pat
     said, code = started(*place, "results")
     assert code == 0
     assert "closed_form" in said
+
+
+def test_a_set_too_large_to_be_encoded_for_a_page_loads_no_encoder(tmp_path: Path) -> None:
+    settings = parse_settings({"methods": ["clp"], "distill": {"images_per_class": 7}})
+    layout = write_artifacts(tmp_path / "data", settings, [f"class {c}" for c in range(300)], side=8, clocks=False)
+    for split in SPLITS:
+        layout.features("clpdd_resnet14", split).mkdir(parents=True)  # there, as after a run
+    file = settings_file(tmp_path, **settings.model_dump(mode="json", include={"methods", "distill"}))
+    said, code = started("--params", file, "--data", layout.root, "report")
+    assert code == 0
+    assert "no picture of feature space: clp has more than 2000 images" in said
 
 
 def test_presets_are_listed() -> None:
