@@ -120,13 +120,12 @@ def _judged(protocol: str, views: str, own: Rows, rows: Rows, colours: dict[str,
     still = {row["name"] for row in own if row["step"] is None}
     levels = {name: value.mean for name, value in last.items() if name in still}
     runs = readings.curves(own)
-    means = {
-        axis: {name: readings.mean_curve([getattr(run, axis) for run in runs if run.name == name]) for name in colours}
-        for axis in ("by_time", "by_steps")
-    }
+    by_name = {name: [run for run in runs if run.name == name] for name in colours}
+    by_time = {name: readings.mean_by_time(several) for name, several in by_name.items()}
+    by_steps = {name: readings.mean_curve([run.by_steps for run in several]) for name, several in by_name.items()}
     panels = [
-        _panel("Seconds of optimisation", means["by_time"], colours, levels),
-        _panel("Steps", means["by_steps"], colours, levels),
+        _panel("Seconds of optimisation", by_time, colours, levels),
+        _panel("Steps", by_steps, colours, levels),
     ]
     return {
         "protocol": protocol,

@@ -9,7 +9,20 @@ from itertools import pairwise
 from statistics import fmean, stdev
 from typing import Any
 
-__all__ = ["Curve", "Duel", "Mean", "accuracy_at", "curves", "duels", "ends", "facts", "mean", "mean_curve", "time_to"]
+__all__ = [
+    "Curve",
+    "Duel",
+    "Mean",
+    "accuracy_at",
+    "curves",
+    "duels",
+    "ends",
+    "facts",
+    "mean",
+    "mean_by_time",
+    "mean_curve",
+    "time_to",
+]
 
 Rows = Sequence[dict[str, Any]]
 Points = Sequence[tuple[float, float]]
@@ -112,6 +125,18 @@ def mean_curve(several: Sequence[Points]) -> list[tuple[float, Mean]]:
     first = max(points[0][0] for points in several)
     places = sorted({x for points in several for x, _ in points if first <= x <= last})
     return [(x, mean(accuracy_at(points, x) for points in several)) for x in places]
+
+
+def mean_by_time(runs: Sequence[Curve]) -> list[tuple[float, Mean]]:
+    """``mean_curve`` over seconds; of distillations judged after the same steps each mark at its mean time.
+
+    Between the marks of one that was slower, of a busier machine say, lies no accuracy that any had: a mark is a mark.
+    """
+    marks = {tuple(step for step, _ in run.by_steps) for run in runs}
+    if len(marks) != 1:
+        return mean_curve([run.by_time for run in runs])
+    several = zip(*(run.by_time for run in runs), strict=True)
+    return [(fmean(x for x, _ in points), mean(y for _, y in points)) for points in several]
 
 
 def ends(rows: Rows, value: Callable[[dict[str, Any]], float | None]) -> dict[str, Mean]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clpdd.benchmark.readings import accuracy_at, duels, ends, mean_curve, time_to
+from clpdd.benchmark.readings import Curve, accuracy_at, duels, ends, mean_by_time, mean_curve, time_to
 
 from .conftest import made_rows
 
@@ -25,6 +25,15 @@ def test_curves_of_several_seeds_meet_at_all_their_points_up_to_the_first_end() 
     met = mean_curve([[(0.0, 10.0), (4.0, 30.0)], [(0.0, 20.0), (2.0, 30.0), (8.0, 60.0)]])
     assert [(x, y.mean, y.runs) for x, y in met] == [(0, 15, 2), (2, 25, 2), (4, 35, 2)]
     assert met[0][1].std == pytest.approx(50**0.5)
+
+
+def test_distillations_judged_after_the_same_steps_keep_their_accuracies_however_long_they_took() -> None:
+    quick = Curve("clp", 0, [(0.0, 38.0), (40.0, 61.0)], [(0.0, 38.0), (600.0, 61.0)])
+    slow = Curve("clp", 1, [(0.0, 38.0), (90.0, 60.0)], [(0.0, 38.0), (600.0, 60.0)])
+    met = mean_by_time([quick, slow])
+    assert [(x, y.mean, y.runs) for x, y in met] == [(0, 38, 2), (65, 60.5, 2)]
+    other = Curve("lgm", 1, [(0.0, 38.0), (20.0, 50.0)], [(0.0, 38.0), (132.0, 50.0)])
+    assert mean_by_time([quick, other]) == mean_curve([quick.by_time, other.by_time])
 
 
 def test_a_duel_is_read_seed_by_seed() -> None:
