@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 import yaml
 from PIL import Image
@@ -251,7 +252,9 @@ def test_the_encoders_of_the_presets_cost_what_is_listed() -> None:
         (own.model or name, own.image_size) for s in known for e in s.encoders for name, own in s.members(e).items()
     }
     assert asked == {*COUNTED}
-    for key, listed in COUNTED.items():
+    there = {key: listed for key, listed in COUNTED.items() if timm.is_model(key[0].partition(".")[0])}
+    assert len(there) >= len(COUNTED) - 1  # an old timm lacks DINO-v3
+    for key, listed in there.items():
         found = count_pass(*key)
         assert (found.dim, found.size, found.weights) == (listed.dim, listed.size, listed.weights)
         assert found.macs == pytest.approx(listed.macs, rel=1e-3 if counts_attention() else 0.1)

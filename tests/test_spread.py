@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,11 @@ class Story:
         return DistilledSet.load(self.root / name / method)
 
 
+def _own(lines: Iterable[str]) -> Iterator[str]:
+    """All but those of releases of Gloo that print to standard output that they are connected."""
+    return (line for line in lines if not line.startswith("[Gloo]"))
+
+
 @pytest.fixture(scope="module")
 def story(world: World, tmp_path_factory: pytest.TempPathFactory) -> Story:
     root, launcher = tmp_path_factory.mktemp("spread"), Launcher()
@@ -47,8 +53,7 @@ def story(world: World, tmp_path_factory: pytest.TempPathFactory) -> Story:
     try:
         first, second = launcher.ranks(*[["-m", "tests.spreading", "before_the_kill", *places]] * 2)
         assert second.stdout is not None
-        # Some releases of Gloo print to standard output that they are connected.
-        said = next((line for line in second.stdout if not line.startswith("[Gloo]")), "")
+        said = next(_own(second.stdout), "")
         assert said == "held\n", second.communicate()
         second.kill()
         said = first.communicate(timeout=PATIENCE)[1]
@@ -59,7 +64,9 @@ def story(world: World, tmp_path_factory: pytest.TempPathFactory) -> Story:
         assert [rank.returncode for rank in pair] == [0, 0], ends
     finally:
         launcher.end()
-    return Story(root, (first.returncode, said), [out.splitlines() for out, _ in ends], [err for _, err in ends])
+    return Story(
+        root, (first.returncode, said), [list(_own(out.splitlines())) for out, _ in ends], [err for _, err in ends]
+    )
 
 
 @pytest.fixture(scope="module")
