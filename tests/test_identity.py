@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 from collections import OrderedDict
+from typing import Any
 
 import pytest
 import timm
@@ -74,6 +75,49 @@ def test_what_computes_otherwise_has_another(change: object) -> None:
     other = copy.deepcopy(model)
     change(other)  # type: ignore[operator]
     assert model_digest(other) != model_digest(model)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (nn.ELU(1.0), nn.ELU(0.1)),
+        (nn.Hardtanh(-1, 1), nn.Hardtanh(-0.1, 0.1)),
+        (nn.Softplus(1), nn.Softplus(5)),
+        (nn.Softmax(1), nn.Softmax(2)),
+        (nn.LeakyReLU(0.1), nn.LeakyReLU(0.2)),
+        (nn.AvgPool2d([2, 2], 1), nn.AvgPool2d([3, 3], 1)),  # type: ignore[arg-type]  # timm hands over lists
+        (nn.AdaptiveAvgPool2d((1, None)), nn.AdaptiveAvgPool2d((2, None))),
+        (nn.PixelShuffle(2), nn.PixelShuffle(4)),
+        (nn.Flatten(1), nn.Flatten(2)),
+        (nn.Upsample(scale_factor=2), nn.Upsample(scale_factor=2, mode="bilinear")),
+        (nn.GELU(), nn.GELU("tanh")),
+        (nn.Threshold(0.1, 0.0), nn.Threshold(0.1, 1.0)),
+    ],
+)
+def test_layers_without_weights_are_told_apart_by_their_numbers(one: nn.Module, other: nn.Module) -> None:
+    assert model_digest(one) != model_digest(other)
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "other"),
+    [
+        ("vit_tiny_patch16_224", {"global_pool": "token"}, {"global_pool": "avg", "fc_norm": False}),
+        ("vit_tiny_patch16_224", {"global_pool": "token"}, {"global_pool": "max", "fc_norm": False}),
+        ("nf_resnet26", {}, {"alpha": 0.5}),
+        ("eva02_tiny_patch14_224", {"depth": 1}, {"depth": 1, "rope_temperature": 100.0}),
+        ("eva02_tiny_patch14_224", {"depth": 1}, {"depth": 1, "ref_feat_shape": (8, 8)}),
+    ],
+)
+def test_models_that_differ_by_an_argument_alone_are_told_apart(
+    name: str, one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    def made(arguments: dict[str, Any]) -> nn.Module:
+        torch.manual_seed(0)
+        return timm.create_model(name, num_classes=0, **arguments)
+
+    first, second = made(one), made(other)
+    second.load_state_dict(first.state_dict())
+    assert model_digest(first) != model_digest(second)
 
 
 def test_heads_that_no_weight_shows_are_told_apart() -> None:

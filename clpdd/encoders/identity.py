@@ -15,25 +15,70 @@ __all__ = ["model_digest"]
 # Numbers that change what a layer computes and leave the shapes of its weights as they are. Others that a library
 # writes beside them, such as which kernel it takes, decide nothing or differ between versions.
 _DECIDING = (
+    "affine",
+    "align_corners",
+    "alpha",
     "approximate",
+    "area_attention",
+    "attn_gain",
+    "beta",
     "ceil_mode",
+    "cls_tokens",
     "count_include_pad",
     "dilation",
+    "dilations",
+    "dim",
+    "dynamic_img_pad",
+    "elementwise_affine",
+    "end_dim",
     "eps",
+    "feat_shape",
+    "filt_size",
+    "gamma",
+    "global_pool",
+    "grid_offset",
     "groups",
+    "in_pixels",
     "kernel_size",
+    "lambd",
+    "layer_scale",
+    "lower",
+    "max_freq",
+    "max_res",
+    "max_val",
+    "min_val",
+    "mode",
     "negative_slope",
+    "norm_first",
+    "normalize_before",
     "num_groups",
     "num_heads",
+    "num_kv_heads",
     "num_prefix_tokens",
+    "num_splits",
     "output_padding",
     "output_size",
     "padding",
     "padding_mode",
     "patch_size",
+    "pool_type",
+    "ref_feat_shape",
+    "residual_scale",
+    "rotate_half",
     "scale",
+    "scale_factor",
     "shift_size",
+    "shifted",
+    "skipinit_gain",
+    "start_dim",
     "stride",
+    "temperature",
+    "theta",
+    "threshold",
+    "track_running_stats",
+    "upper",
+    "upscale_factor",
+    "value",
     "window_size",
 )
 
@@ -69,11 +114,17 @@ def _layers(model: nn.Module) -> list[list[object]]:
 
 
 def _numbers(layer: nn.Module) -> dict[str, object]:
+    """Those that are set: what is off or zero is left out, as a version leaves it out that does not know it yet."""
     known = ((name, vars(layer).get(name)) for name in _DECIDING)
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in known if _plain(value)}
+    return {name: _same(value) for name, value in known if _plain(value) and value}
 
 
 def _plain(value: object) -> bool:
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return all(_plain(one) for one in value)
-    return isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
+    return value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _same(value: object) -> object:
+    """10000.0 as 10000: versions differ in which of them they write."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
