@@ -169,6 +169,7 @@ def test_one_precision_is_that_of_every_stage_without_its_own() -> None:
         "bfloat16",
     ]
     assert of({"precision": "bfloat16", "variants": {"clp": {"precision": "float32"}}})[1] == "float32"
+    assert of({"precision": "bfloat16", "variants": {"clp": {"precision": "auto", "steps": 7}}})[1] == "bfloat16"
     assert Settings(precision="bfloat16", cache=CacheSettings(dtype="float32")).cache == CacheSettings(
         dtype="float32", precision="bfloat16"
     )

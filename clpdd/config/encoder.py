@@ -33,7 +33,8 @@ class EncoderOptions(Section):
     interpolation: Literal["bilinear", "bicubic"] | None = None
     """how real images are resized; null takes the model's own"""
     members: Annotated[dict[str, PositiveReal], Field(min_length=2)] | None = None
-    """several encoders as one: two or more names, each with its weight in the loss; nothing else stands beside it"""
+    """several encoders as one: two or more names, each with its weight in the loss; nothing else stands beside it, and
+    real images are resized and cropped as the largest of them takes them"""
 
     @model_validator(mode="after")
     def _joint_alone(self) -> Self:

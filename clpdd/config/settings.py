@@ -59,6 +59,9 @@ class Settings(Section):
                 own[name] = {**section, "precision": values["precision"]}
             elif isinstance(section, Section) and getattr(section, "precision", None) == "auto":
                 own[name] = section.model_copy(update={"precision": values["precision"]})
+        variants = values.get("variants")
+        if isinstance(variants, dict):
+            own["variants"] = {name: _without_auto(variant) for name, variant in variants.items()}
         return {**values, **own}
 
     @model_validator(mode="after")
@@ -213,6 +216,13 @@ class Settings(Section):
     def variant(self, name: str) -> MethodVariant:
         """The method behind a name in ``methods``, and the settings it runs with."""
         return resolve(name, self.distill, self.variants.get(name))
+
+
+def _without_auto(variant: Any) -> Any:
+    """A variant's settings, of which ``precision: auto`` is that of ``distill``."""
+    if isinstance(variant, dict) and variant.get("precision") == "auto":
+        return {key: value for key, value in variant.items() if key != "precision"}
+    return variant
 
 
 def _refuse_too_many(name: str, known: MethodEntry, wanted: int, said: str) -> None:
