@@ -34,6 +34,7 @@ from .decoding import Batch, decode_rows
 __all__ = ["Decoders"]
 
 _PATIENCE = 5.0  # seconds for a process to end
+_hiding = threading.Lock()
 
 _Share = tuple[str, Preprocess, list[Batch]]
 """A worker's part of a job: the index, what its images go through, its batches."""
@@ -105,6 +106,9 @@ class Decoders:
         job = _Job(batches, preprocess.shape, workers)
         self._at_work = True
         try:
+            for worker in [worker for worker in self._workers if not worker.process.is_alive()]:
+                self._workers.remove(worker)  # it ended while it had nothing to do
+                worker.end()
             while len(self._workers) < workers:
                 self._workers.append(_Worker(len(self._workers)))
             crew = self._workers[:workers]
@@ -227,18 +231,19 @@ class _Job:
 def _without_main() -> Iterator[None]:
     """Start processes that do not import the caller's script, which may lack a main guard or be no file at all.
 
-    A worker needs nothing of it, and running it a second time would start everything over.
+    A worker needs nothing of it, and running it a second time would start everything over. One thread at a time.
     """
     main = sys.modules["__main__"]
-    hidden: dict[str, object] = {
-        name: main.__dict__.pop(name) for name in ("__spec__", "__file__") if name in main.__dict__
-    }
-    main.__dict__["__spec__"] = None
-    try:
-        yield
-    finally:
-        main.__dict__.pop("__spec__")
-        main.__dict__.update(hidden)
+    with _hiding:
+        hidden: dict[str, object] = {
+            name: main.__dict__.pop(name) for name in ("__spec__", "__file__") if name in main.__dict__
+        }
+        main.__dict__["__spec__"] = None
+        try:
+            yield
+        finally:
+            main.__dict__.pop("__spec__")
+            main.__dict__.update(hidden)
 
 
 def _work(jobs: Connection, pixels: Connection) -> None:
