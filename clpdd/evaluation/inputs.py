@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..catalogue.methods import selects
 from ..distilled.dataset import DistilledSet
 from ..encoders.encoder import Encoder, first_difference
 from ..errors import ArtifactError, DataError, first_few
@@ -84,7 +85,8 @@ def open_set(folder: Path, key: tuple[str, str], encoders: Mapping[str, Encoder]
         )
     if distil in encoders and data.info.get("encoder"):
         made = data.info["encoder"]
-        _same_encoder(made, encoders[distil], distil, f"{folder} was distilled", "distill", images=False)
+        real = selects(data.method)
+        _same_encoder(made, encoders[distil], distil, f"{folder} was distilled", "distill", images=real)
     return data
 
 

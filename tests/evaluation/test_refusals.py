@@ -64,6 +64,21 @@ def test_features_of_images_that_were_cropped_or_resized_otherwise_are_refused(
         world.evaluate(tmp_path, encoders={**world.encoders, "one": other})
 
 
+@pytest.mark.parametrize(("method", "refused"), [("random", True), ("clp", False)])
+def test_a_set_of_real_images_that_were_cropped_otherwise_is_refused(
+    world: World, tmp_path: Path, method: str, refused: bool
+) -> None:
+    data = DistilledSet.load(world.distilled["one", method])
+    told = data.info | {"encoder": data.info["encoder"] | {"crop_fraction": 0.5}}
+    replace(data, info=told).save(tmp_path / "altered")
+    distilled = {("one", method): tmp_path / "altered"}
+    if refused:
+        with pytest.raises(ArtifactError, match="was distilled with another encoder than one: crop_fraction"):
+            world.evaluate(tmp_path, distilled=distilled)
+    else:
+        world.evaluate(tmp_path, distilled=distilled)
+
+
 def test_real_images_that_are_cropped_otherwise_make_no_other_encoder_of_a_set(world: World) -> None:
     told = DistilledSet.load(world.distilled["one", "clp"]).info["encoder"]
     other = copy.deepcopy(world.encoders["one"])
