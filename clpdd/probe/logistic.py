@@ -45,8 +45,8 @@ def fit_logistic(
     Features are standardised by the training set, or as ``standard`` says. Strengths are tried from the strongest to
     the weakest, each from the last one's solution, and the best on validation is kept (the stronger of equals).
 
-    On a CPU a probe of more than four million weights is fitted at the middle strength alone and stopped after about a
-    minute's work, which is said: what it reaches is then less than could be reached.
+    On a CPU a probe of more than four million weights that would take more than about a minute is fitted at the middle
+    strength alone and stopped after that, which is said: what it reaches is then less than could be reached.
 
     Args:
         train: features ``(N, d)`` and classes ``(N,)``, or probabilities of them ``(N, C)``.
@@ -72,7 +72,9 @@ def fit_logistic(
     block = min(block, max(1, _LOGITS // classes))
     strengths, history = sorted(grid, reverse=True), _HISTORY_BYTES
     count = _affordable(X, classes, len(grid), iterations)
-    if count < iterations:
+    if count is None:
+        count = iterations
+    else:
         strengths, history = [strengths[len(strengths) // 2]], _SHORT_HISTORY_BYTES
     for strength in strengths:
         _minimise(weights, bias, X, labels, strength, count, history, block, tick)
@@ -85,14 +87,12 @@ def fit_logistic(
     return best[2], best[1]
 
 
-def _affordable(X: Tensor, classes: int, strengths: int, iterations: int) -> int:
-    """Iterations at a strength: all that are asked for, unless a CPU would take hours over all of them."""
+def _affordable(X: Tensor, classes: int, strengths: int, iterations: int) -> int | None:
+    """Iterations at one strength where a CPU would take hours over all of them; ``None`` anywhere else."""
     work = 2 * X.numel() * classes  # multiply-adds of a gradient
-    if X.device.type != "cpu" or X.shape[1] * classes <= _MANY:
-        return iterations
-    if work * strengths * iterations <= _CPU_WORK:
-        return iterations
-    count = max(1, min(iterations - 1, max(_FEWEST, _CPU_WORK // work)))
+    if X.device.type != "cpu" or X.shape[1] * classes <= _MANY or work * strengths * iterations <= _CPU_WORK:
+        return None
+    count = min(iterations, max(_FEWEST, _CPU_WORK // work))
     log.warning(
         "logistic regression on all %d images over %d classes is fitted at one strength and stopped after %d "
         "iterations: its accuracy is less than could be reached (a CUDA device does %d at each of %d strengths)",

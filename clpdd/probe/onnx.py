@@ -12,6 +12,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +128,8 @@ def _converted(model: nn.Module, name: str, shape: tuple[int, ...], facts: dict[
     except Exception as error:  # the exporter has a kind for each of its steps
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         who, remedy = ("encoder", "write the probe alone") if name == "images" else ("probe", "install a newer torch")
-        if torch.__version__.startswith("2.8."):
-            remedy = "torch 2.8 writes nothing with onnx-ir 0.2 or newer, pip install 'onnx-ir<0.2', or a newer torch"
+        if torch.__version__.startswith("2.8.") and not metadata.version("onnx-ir").startswith("0.1."):
+            remedy = "beside torch 2.8 install an older onnx-ir, pip install 'onnx-ir<0.2', or a newer torch"
         raise SettingsError(f"the {who} cannot be written as ONNX ({said}): {remedy}") from error
     if program is None:
         raise SettingsError("this release of torch writes no ONNX program: install torch 2.8 or newer")
