@@ -10,8 +10,8 @@ import pytest
 
 from .torture.damage import Damage
 from .torture.moments import MOMENTS, plan
-from .torture.project import STAGES
-from .torture.punish import Report, torture
+from .torture.project import STAGES, Project
+from .torture.punish import Punishment, Report, torture
 
 
 @pytest.mark.slow
@@ -24,6 +24,29 @@ def test_a_pipeline_killed_at_every_stage_ends_in_the_bytes_of_an_untouched_one(
     assert report.kills.total() >= 4
     assert len({stage for stage, _ in report.kills}) >= 4
     assert report.damages
+
+
+def test_steps_are_excused_of_the_attempt_after_a_damaged_checkpoint_and_of_no_other(tmp_path: Path) -> None:
+    project = Project.__new__(Project)
+    project.data = tmp_path
+    report = Report()
+    run = Punishment(project, random.Random(0), [], report, tmp_path / "logs", lambda _: None)
+
+    def attempt(first: int | None, last: int, damaged: bool) -> None:
+        frames = tmp_path / "work" / "distill" / "e-clp" / "0" / "frames"
+        frames.mkdir(parents=True, exist_ok=True)
+        (frames / f"{last}.png").touch()
+        run.harmed = damaged  # what a kill at the end of the attempt has left
+        run.count_steps("" if first is None else f"continuing at step {first} of 60", 0.0)
+        (frames / f"{last}.png").unlink()
+
+    attempt(None, 12, damaged=True)
+    attempt(4, 16, damaged=True)  # 8 back, for the damage of the attempt before
+    attempt(8, 20, damaged=False)  # likewise
+    assert (report.failures, report.repeated) == ([], [])
+    attempt(12, 24, damaged=False)  # 8 back, for nothing
+    assert report.failures == ["8 steps repeated, though checkpoints lie 5 apart"]
+    assert report.repeated == [8]
 
 
 def test_a_plan_reaches_every_stage_and_every_moment() -> None:

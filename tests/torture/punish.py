@@ -20,7 +20,7 @@ from .damage import Damage, damage
 from .moments import Moment, plan
 from .project import CHECKPOINT_STEPS, STAGES, Project
 
-__all__ = ["Report", "torture"]
+__all__ = ["Punishment", "Report", "torture"]
 
 _ATTEMPT_SECONDS = 300
 _WAYS = {
@@ -99,7 +99,7 @@ def torture(
     for run in range(runs):
         project.forget()
         rng = random.Random(f"{seed}/{run}")
-        _Run(project, rng, plan(rng, kills, stages), report, folder / f"run-{run}", say).go()
+        Punishment(project, rng, plan(rng, kills, stages), report, folder / f"run-{run}", say).go()
         _compare(project, reference, run, report)
     report.seconds = time.monotonic() - begun
     return report
@@ -126,7 +126,7 @@ def _tail(log: Path, lines: int = 25) -> str:
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
 
-class _Run:
+class Punishment:
     """One run of the pipeline, killed until nothing of the plan is left."""
 
     def __init__(
@@ -142,7 +142,8 @@ class _Run:
         self.pending = {stage: [m for m in moments if m.stage == stage] for stage in STAGES}
         self.open: list[Damage] = []
         self.reached: int | None = None  # the last step that a killed attempt has made
-        self.excused = False  # the newest checkpoint was damaged: more steps are repeated
+        self.excused = False  # the newest checkpoint had been damaged: this attempt repeats more steps
+        self.harmed = False  # it was damaged after this attempt: the next one will
         logs.mkdir()
 
     def go(self) -> None:
@@ -150,7 +151,7 @@ class _Run:
             log, began = self.logs / f"{attempt:03d}.log", time.time()
             ended = self._attempt(log)
             text = log.read_text(encoding="utf-8", errors="replace")
-            self._count_steps(text, began)
+            self.count_steps(text, began)
             if ended is None:
                 continue
             if ended:
@@ -242,7 +243,7 @@ class _Run:
             harmed.mark(self.logs)
             self.open.append(harmed)
             self.report.damages.append(harmed)
-            self.excused = self.excused or harmed.kind.startswith("checkpoint")
+            self.harmed = harmed.kind.startswith("checkpoint")
         self.say(f"  {moment.stage}, {moment.name}: {way}" + (f"; then {harmed.kind}" if harmed else ""))
 
     def _kill_group(self, process: subprocess.Popen[bytes], number: signal.Signals) -> None:
@@ -251,7 +252,7 @@ class _Run:
 
     # -- what a log and the work folder tell -----------------------------------------------------------------------
 
-    def _count_steps(self, log: str, began: float) -> None:
+    def count_steps(self, log: str, began: float) -> None:
         """Compare the step an attempt began at with the last one made before. Every step leaves a preview."""
         previews = list(self.project.data.glob("work/distill/*-clp/*/frames/[!.]*.png"))
         made = [int(p.stem) for p in previews if p.stat().st_mtime >= began]
@@ -263,6 +264,7 @@ class _Run:
             self.reached = max(made, default=first)
         if not previews:  # dropped, since the distilled set is whole
             self.reached = None
+        self.excused, self.harmed = self.excused or self.harmed, False
 
     def _repeated(self, steps: int) -> None:
         if steps < 0:
