@@ -16,9 +16,12 @@ __all__ = ["centred_one_hot", "solve", "solve_normal"]
 def centred_one_hot(labels: Tensor, classes: int) -> Tensor:
     """Targets ``Y (m, C)``: one-hot rows with ``1/C`` subtracted, so that every row sums to zero.
 
-    On class-balanced, centred features this stands in for an unpenalised bias column.
+    On class-balanced, centred features this stands in for an unpenalised bias column. They are made in one piece:
+    integers in between would take twice the memory.
     """
-    return torch.nn.functional.one_hot(labels, classes).float() - 1.0 / classes
+    own, others = torch.tensor([1.0, 0.0], device=labels.device) - 1.0 / classes
+    targets: Tensor = others.expand(*labels.shape, classes).clone()
+    return targets.scatter_(-1, labels[..., None], own.expand(*labels.shape, 1))
 
 
 def solve(Z: Tensor, Y: Tensor, ridge: float) -> Tensor:

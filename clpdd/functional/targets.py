@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .adam import adam_update
 from .gradients import gradients
+from .ridge import centred_one_hot
 
 __all__ = ["Targets", "as_targets", "centred_targets", "mean_predictions"]
 
@@ -20,12 +21,10 @@ def as_targets(labels: Tensor, classes: int) -> Tensor:
 
 
 def centred_targets(labels: Tensor, classes: int) -> Tensor:
-    """``as_targets`` less ``1/C``, of classes made in one piece: integers in between would take twice the memory."""
+    """``as_targets`` less ``1/C``: of classes ``centred_one_hot``."""
     if labels.is_floating_point():
         return labels.float() - 1.0 / classes
-    lowered = torch.tensor([1.0, 0.0], device=labels.device) - 1.0 / classes
-    targets = lowered[1].expand(*labels.shape, classes).clone()
-    return targets.scatter_(-1, labels[..., None], lowered[0].expand(*labels.shape, 1))
+    return centred_one_hot(labels, classes)
 
 
 @torch.no_grad()
