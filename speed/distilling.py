@@ -63,10 +63,8 @@ def _distil(folder: str, name: str, shape: dict[str, Any], device: str, steps: i
     from clpdd import AugmentSettings, DistillSettings, load_encoder
 
     encoder = load_encoder(shape["model"], image_size=shape["size"], untrained=0, device=device)
-    root, data = (
-        Path(folder),
-        Path(folder) / f"data of {name}",
-    )  # each its own: versions tell encoders apart differently
+    # Each its own data: versions tell encoders apart differently.
+    root, data = Path(folder), Path(folder) / f"data of {name}"
     _prepare(data, encoder, shape)
     marks: list[tuple[int, float]] = []
 
