@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from .torture.damage import Damage
-from .torture.moments import MOMENTS, plan
+from .torture.moments import MOMENTS, Moment, plan
 from .torture.project import STAGES, Project
 from .torture.punish import Punishment, Report, torture
 
@@ -47,6 +52,54 @@ def test_steps_are_excused_of_the_attempt_after_a_damaged_checkpoint_and_of_no_o
     attempt(12, 24, damaged=False)  # 8 back, for nothing
     assert report.failures == ["8 steps repeated, though checkpoints lie 5 apart"]
     assert report.repeated == [8]
+
+
+def _stage(project: Project, session: int, name: str) -> int:
+    """The process of a stage, as soon as it runs."""
+    for _ in range(1000):
+        running = project.stage(session)
+        if running is not None and running[0] == name:
+            return running[1]
+        time.sleep(0.01)
+    raise AssertionError(f"{name} does not begin")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are found through /proc")
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("late", [True, False])
+def test_a_signal_that_finds_its_stage_done_ends_nothing(tmp_path: Path, late: bool) -> None:
+    """A stand-in for DVC, which leaves SIGINT to its stages and stops after one that failed."""
+    stages = tmp_path / "clpdd"
+    stages.write_text("import sys, time; time.sleep(float(sys.argv[2])); print(sys.argv[1], flush=True)\n")
+    dvc = tmp_path / "dvc.py"
+    dvc.write_text(
+        "import signal, subprocess, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "reset = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
+        "for name, seconds in (('index', sys.argv[2]), ('report', '8')):\n"
+        "    done = subprocess.run([sys.executable, sys.argv[1] + '/clpdd', name, seconds], preexec_fn=reset)\n"
+        "    if done.returncode:\n"
+        "        sys.exit(1)\n"
+        "    time.sleep(1)\n"
+    )
+    project = Project.__new__(Project)
+    project.folder, project.data, project.mark = tmp_path, tmp_path, f"clpdd-torture-test-{tmp_path}"
+    report, ended = Report(), tmp_path / "log"
+    run = Punishment(project, random.Random(0), [], report, tmp_path / "logs", print)
+    run.rng.choices = lambda *_, **__: ["SIGINT to the group"]  # type: ignore[method-assign]
+    with ended.open("wb") as log:
+        command = [sys.executable, str(dvc), str(tmp_path), "1" if late else "60"]
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=project.environment, start_new_session=True)
+    try:
+        found = _stage(project, process.pid, "index")
+        while late and project.stage(process.pid) is not None:
+            time.sleep(0.01)
+        assert run._kill(Moment("index", "publishing", lambda _: 0, (0.0, 0.0)), process, found) == (not late)
+        assert report.kills.total() == (0 if late else 1)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def test_a_plan_reaches_every_stage_and_every_moment() -> None:

@@ -23,6 +23,7 @@ from .project import CHECKPOINT_STEPS, STAGES, Project
 __all__ = ["Punishment", "Report", "torture"]
 
 _ATTEMPT_SECONDS = 300
+_DYING_SECONDS = 5  # a stage that the same signal has reached is gone by then
 _WAYS = {
     "SIGKILL to the group": 10,
     "SIGKILL to the stage": 2,
@@ -195,8 +196,7 @@ class Punishment:
             served.add(key)
             moment = choice[0]
             self.pending[stage].remove(moment)
-            if self._await(moment, victim, process, deadline):
-                self._kill(moment, process, victim)
+            if self._await(moment, victim, process, deadline) and self._kill(moment, process, victim):
                 return None
             self.report.missed += 1
         return process.wait()
@@ -219,7 +219,8 @@ class Punishment:
 
     # -- killing ---------------------------------------------------------------------------------------------------
 
-    def _kill(self, moment: Moment, process: subprocess.Popen[bytes], victim: int) -> None:
+    def _kill(self, moment: Moment, process: subprocess.Popen[bytes], victim: int) -> bool:
+        """Send one signal; whether it ended the attempt, ``False`` where its stage had already done its work."""
         way = self.rng.choices(list(_WAYS), list(_WAYS.values()))[0]
         if moment.stage == "between" and "stage" in way:
             way = "SIGKILL to the group"
@@ -227,10 +228,14 @@ class Punishment:
         if way.endswith("group"):
             self._kill_group(process, number)
         else:
-            os.kill(victim if way.endswith("stage") else process.pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim if way.endswith("stage") else process.pid, number)
         if way == "SIGKILL to DVC":
             process.wait()  # its stage lives on; the next attempt has to get along with it
-        elif not self.project.wait_until_quiet():
+        elif self._goes_on(process, victim):
+            self.say(f"  {moment.stage}, {moment.name}: {way}, too late")
+            return False
+        elif self.project.processes():
             self.report.failures.append(f"hang: {way} at {moment.stage}, {moment.name}: {self.project.processes()}")
             self._kill_group(process, signal.SIGKILL)
         process.wait()
@@ -245,6 +250,23 @@ class Punishment:
             self.report.damages.append(harmed)
             self.harmed = harmed.kind.startswith("checkpoint")
         self.say(f"  {moment.stage}, {moment.name}: {way}" + (f"; then {harmed.kind}" if harmed else ""))
+        return True
+
+    def _goes_on(self, process: subprocess.Popen[bytes], victim: int, seconds: float = 60) -> bool:
+        """Wait until all is quiet; whether DVC has gone on instead, or ended well, as after a stage that is done.
+
+        While a stage runs, DVC leaves SIGINT to it. A stage that ends just then has done its work, and DVC
+        begins the next one: it does so after no stage that failed.
+        """
+        deadline, seen = time.monotonic() + seconds, None
+        while self.project.processes() and (now := time.monotonic()) < deadline:
+            running = self.project.stage(process.pid)
+            if running is not None and running[1] != victim and process.poll() is None:
+                seen = seen or now
+                if now - seen > _DYING_SECONDS:
+                    return True
+            time.sleep(0.02)
+        return process.poll() == 0
 
     def _kill_group(self, process: subprocess.Popen[bytes], number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
