@@ -72,7 +72,7 @@ MOMENTS = [
     Moment("inputs", "start-up", _always, (0.0, 0.8)),
     Moment("inputs", "writing", _count("inputs/**/*"), (0.0, 0.01)),
     Moment("index", "start-up", _always, (0.0, 1.2)),
-    Moment("index", "writing", _count(".clpdd-tmp-*-index/*.parquet"), (0.0, 0.3)),
+    Moment("index", "writing", _count("work/index/*/*/.clpdd-tmp-*/*.parquet"), (0.0, 0.05)),
     Moment("index", "publishing", _count("index/*.parquet"), (0.0, 0.01)),
     Moment("cache", "start-up", _always, (0.0, 3.0)),
     Moment("cache", "encoding", _count("work/cache/*/*/out/features.zarr/features/zarr.json"), (0.0, 0.5), (1, 1)),
