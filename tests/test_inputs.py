@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from clpdd.config.loading import parse_settings
+from clpdd.config.loading import load_settings, parse_settings
 from clpdd.config.settings import Settings
 from clpdd.datasets.index import Index
-from clpdd.errors import ArtifactError, DataError
+from clpdd.errors import ArtifactError, DataError, SettingsError
 from clpdd.stages.index import run_index
 from clpdd.stages.inputs import run_inputs
 from clpdd.stages.project import Project
@@ -55,6 +55,30 @@ def written(place: Path) -> dict[str, tuple[bytes, int]]:
 
 def look(**values: Any) -> list[str]:
     return run_inputs(settings(**values), Layout(Path("data")))
+
+
+def test_a_settings_file_that_lacks_what_dvc_follows_is_refused_with_lines_that_help(place: Path) -> None:
+    (place / "dvc.yaml").write_bytes((ROOT / "dvc.yaml").read_bytes())
+    params = place / "params.yaml"
+    params.write_text("dataset: {name: folder, train: photos}\nencoders: [clpdd_resnet14]\nmethods: [centroid]\n")
+    command = [sys.executable, "-m", "clpdd", "inputs"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+    def run(**more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, env=environment | more, capture_output=True, text=True, check=False)
+
+    assert run().returncode == 0  # without DVC, what is left out takes its default
+    done = run(DVC_STAGE="inputs")
+    assert done.returncode == SettingsError.exit_code
+    said, *lines = done.stderr.splitlines()
+    assert "has no benchmark, cache, distill, encoder_options, evaluate, kernels, precision, report, seed, " in said
+    assert "  seed: 0" in lines
+    assert '  precision: "auto"' in lines
+    assert "  cache: {}" in lines
+    before = load_settings(params)
+    params.write_text(params.read_text() + "\n".join(line.strip() for line in lines) + "\n")
+    assert run(DVC_STAGE="inputs").returncode == 0
+    assert load_settings(params) == before
 
 
 def test_unchanged_inputs_leave_the_files_alone(place: Path) -> None:

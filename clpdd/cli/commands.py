@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import io
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -98,10 +99,14 @@ def dry_run(options: argparse.Namespace) -> None:
 
 def inputs(options: argparse.Namespace) -> None:
     from ..config.loading import load_settings
+    from ..stages.followed import refuse_missing
     from ..stages.inputs import run_inputs
     from ..storage.layout import Layout
 
-    run_inputs(load_settings(options.params), Layout(options.data), code=options.code)
+    settings = load_settings(options.params)
+    if "DVC_STAGE" in os.environ and Path(options.params) == Path("params.yaml"):  # the file that DVC follows
+        refuse_missing(Path(options.params))
+    run_inputs(settings, Layout(options.data), code=options.code)
 
 
 def index(options: argparse.Namespace) -> None:
