@@ -58,7 +58,8 @@ def look(**values: Any) -> list[str]:
 
 
 def test_a_settings_file_that_lacks_what_dvc_follows_is_refused_with_lines_that_help(place: Path) -> None:
-    (place / "dvc.yaml").write_bytes((ROOT / "dvc.yaml").read_bytes())
+    own = "  mine:\n    cmd: 'true'\n    params: [mine.yaml: [value]]\n"  # a stage that the user has added
+    (place / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text().replace("stages:\n", f"stages:\n{own}", 1))
     params = place / "params.yaml"
     params.write_text("dataset: {name: folder, train: photos}\nencoders: [clpdd_resnet14]\nmethods: [centroid]\n")
     command = [sys.executable, "-m", "clpdd", "inputs"]

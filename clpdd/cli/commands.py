@@ -99,13 +99,13 @@ def dry_run(options: argparse.Namespace) -> None:
 
 def inputs(options: argparse.Namespace) -> None:
     from ..config.loading import load_settings
-    from ..stages.followed import refuse_missing
     from ..stages.inputs import run_inputs
     from ..storage.layout import Layout
+    from .dvc_params import refuse_missing_sections
 
     settings = load_settings(options.params)
-    if "DVC_STAGE" in os.environ and Path(options.params) == Path("params.yaml"):  # the file that DVC follows
-        refuse_missing(Path(options.params))
+    if "DVC_STAGE" in os.environ and Path(options.params) == Path("params.yaml"):  # DVC runs this, and follows that
+        refuse_missing_sections(Path("params.yaml"), Path("dvc.yaml"))
     run_inputs(settings, Layout(options.data), code=options.code)
 
 
