@@ -23,7 +23,10 @@ _IMAGES = {"train": 2, "validation": 1, "test": 1}  # of every class: a step is 
 
 
 def distilling(shape: Any, device: str, steps: int, against: Path | None) -> Any:
-    """Seconds of ``distill`` at a shape, with checkpoints, validation and previews, in a process for each checkout."""
+    """Seconds of ``distill`` at a shape, with checkpoints, validation and previews, each in a process of its own.
+
+    On a CPU this checkout also in bfloat16, which is a setting there; on CUDA both compute in it by themselves.
+    """
     from .table import Section
 
     title = f"{steps} steps of distill: {shape.model}, {shape.size} px, {shape.images} images x {shape.views} views"
@@ -31,8 +34,8 @@ def distilling(shape: Any, device: str, steps: int, against: Path | None) -> Any
     section = Section(title, columns)
     taken: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, root in {"this one": _HERE, **({"the other": against.resolve()} if against else {})}.items():
-            taken[name] = _in_a_process(root, [folder, name, asdict(shape), device, steps])
+        for name, (root, precision) in _sides(device, against).items():
+            taken[name] = _in_a_process(root, [folder, name, asdict(shape), device, steps, precision])
     base = list(taken.values())[-1]["seconds"]
     for name, read in taken.items():
         section.add(name, read["seconds"], 1e3 * read["step"], read["peak"], read["top1"], base / read["seconds"])
@@ -40,6 +43,13 @@ def distilling(shape: Any, device: str, steps: int, against: Path | None) -> Any
     if len(taken) == 1:
         section.notes.append("The ratio to another checkout was not taken: --against names one.")
     return section
+
+
+def _sides(device: str, against: Path | None) -> dict[str, tuple[Path, str]]:
+    """Checkout and precision of every distillation, the one that the others are compared with last."""
+    sides = {"this one, bfloat16": (_HERE, "bfloat16")} if device == "cpu" else {}
+    sides["this one"] = (_HERE, "auto")
+    return sides | ({"the other": (against.resolve(), "auto")} if against else {})
 
 
 def _in_a_process(root: Path, order: list[Any]) -> Any:
@@ -57,7 +67,7 @@ def _in_a_process(root: Path, order: list[Any]) -> Any:
 # -- in the process ----------------------------------------------------------------------------------------------------
 
 
-def _distil(folder: str, name: str, shape: dict[str, Any], device: str, steps: int) -> dict[str, Any]:
+def _distil(folder: str, name: str, shape: dict[str, Any], device: str, steps: int, precision: str) -> dict[str, Any]:
     import torch
 
     from clpdd import AugmentSettings, DistillSettings, load_encoder
@@ -65,7 +75,7 @@ def _distil(folder: str, name: str, shape: dict[str, Any], device: str, steps: i
     encoder = load_encoder(shape["model"], image_size=shape["size"], untrained=0, device=device)
     # Each its own data: versions tell encoders apart differently.
     root, data = Path(folder), Path(folder) / f"data of {name}"
-    _prepare(data, encoder, shape)
+    _prepare(data, encoder, shape, precision)
     marks: list[tuple[int, float]] = []
 
     def mark(step: int, _: dict[str, float]) -> None:
@@ -74,7 +84,11 @@ def _distil(folder: str, name: str, shape: dict[str, Any], device: str, steps: i
 
     begun = time.perf_counter()
     settings = DistillSettings(
-        steps=steps, images_per_class=shape["per_class"], augmentations=shape["views"], augment=AugmentSettings()
+        steps=steps,
+        images_per_class=shape["per_class"],
+        augmentations=shape["views"],
+        augment=AugmentSettings(),
+        precision=precision,
     )
     made = _run(data, encoder, root / name, settings, mark)
     seconds = time.perf_counter() - begun
@@ -119,7 +133,7 @@ def _run(data: Path, encoder: Any, out: Path, settings: Any, mark: Any) -> Any:
     )
 
 
-def _prepare(root: Path, encoder: Any, shape: dict[str, Any]) -> None:
+def _prepare(root: Path, encoder: Any, shape: dict[str, Any], precision: str) -> None:
     import numpy as np
 
     from clpdd import CacheSettings, KernelSettings, Workspace, index_arrays
@@ -130,7 +144,7 @@ def _prepare(root: Path, encoder: Any, shape: dict[str, Any]) -> None:
         for split, count in _IMAGES.items()
     }
     index_arrays(splits, [str(number) for number in range(classes)], root / "index")
-    cache, kernels = CacheSettings(batch_size=256), KernelSettings(nearest=shape["per_class"])
+    cache, kernels = CacheSettings(batch_size=256, precision=precision), KernelSettings(nearest=shape["per_class"])
     Workspace(root, encoder, cache=cache, kernels=kernels).kernels()
 
 

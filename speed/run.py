@@ -98,6 +98,15 @@ def _caching(run: _Run) -> Iterator[Section]:
     yield caching(run.device, models if run.quick else models | {"vit_small_patch16_224": (224, large)})
 
 
+def _sustained(run: _Run) -> Iterator[Section]:
+    from .caching import sustained
+
+    models = {"clpdd_resnet14": (64, 200 if run.quick else 20_000)}
+    if run.device.type == "cuda":
+        models["vit_small_patch16_224"] = (224, 20_000)
+    yield sustained(run.device, models, 5 if run.quick else 300)
+
+
 def _decoding(run: _Run) -> Iterator[Section]:
     from .caching import jpeg
 
@@ -129,6 +138,7 @@ _SECTIONS: dict[str, Callable[[_Run], Iterator[Section]]] = {
     "memory": _memory,
     "evaluation": _evaluation,
     "caching": _caching,
+    "sustained": _sustained,
     "decoding": _decoding,
     "streams": _streams,
     "distilling": _distilling,

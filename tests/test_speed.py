@@ -46,6 +46,7 @@ def test_everything_is_measured_and_saved(tmp_path: Path) -> None:
         "Peak memory",
         "Evaluation",
         "Feature caching",
+        "Sustained caching",
         "Decoding JPEG images for clpdd_resnet14, 32 px",
         "Streams",
         "4 steps of distill",
