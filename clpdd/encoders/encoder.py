@@ -16,6 +16,7 @@ from ..errors import SettingsError
 from ..functional.parts import WHOLE, Part
 from ..functional.resample import resize
 from .activations import spare_copies
+from .convolutions import widen_depthwise
 from .folding import fold_batch_norms
 from .identity import model_digest
 from .preprocessing import Preprocess
@@ -131,15 +132,16 @@ class Encoder(nn.Module):
     def freeze(self) -> Self:
         """Make the model quicker that will not be trained any more, which changes the model that was given.
 
-        Its batch norms are folded into its convolutions (``folding``) and its activations keep no copies
-        (``activations``). Features differ by rounding alone; the digest stays that of the model as it was loaded.
-        Returns the encoder.
+        Its batch norms are folded into its convolutions (``folding``), its activations keep no copies
+        (``activations``), and its depthwise convolutions take no slow way back (``convolutions``). Features differ by
+        rounding alone; the digest stays that of the model as it was loaded. Returns the encoder.
         """
         generator = torch.Generator().manual_seed(0)
         example = torch.rand(1, 3, *self.shape, generator=generator).to(self.mean.device)
         with torch.inference_mode(False):  # folding tells tensors by their versions, which inference has none of
             fold_batch_norms(self, example.clone())
         spare_copies(self)
+        widen_depthwise(self)
         return self
 
     def forward(self, images: Tensor) -> Tensor:
