@@ -22,8 +22,9 @@ from clpdd.errors import Preempted, SettingsError, SingularError
 from clpdd.evaluation.inputs import EvaluationData, open_bench
 from clpdd.evaluation.protocols import inherit, kd, knn, logistic, sgd
 from clpdd.evaluation.subject import Bench, Subject
+from clpdd.functional.parts import WHOLE, parts_of
 from clpdd.probe.linear import Judged, Probes
-from clpdd.probe.logistic import SMALL_GRID
+from clpdd.probe.logistic import SMALL_GRID, fit_logistic
 from clpdd.probe.scoring import score
 from clpdd.probe.sgd import Teacher
 from clpdd.probe.views import FreshViews, Stream, ViewBank
@@ -296,3 +297,31 @@ def test_protocols_for_other_encoders_are_refused_where_there_is_no_other() -> N
     with pytest.raises(SettingsError, match=r"holds inherit, kd alone.*add one for that one too, e\.g\. sgd"):
         parse_settings(both | {"evaluate": {"protocols": ["inherit", "kd"]}})
     assert parse_settings(both | {"evaluate": {"protocols": ["inherit", "sgd"]}}).evaluate.protocols[0] == "inherit"
+
+
+def test_logistic_probes_of_a_set_do_not_hang_on_the_axes_of_the_features() -> None:
+    draw = torch.Generator().manual_seed(3)
+    real = torch.randn(400, 12, generator=draw) * torch.logspace(-3, 1, 12) + 2  # columns that hardly vary, and others
+    labels = torch.arange(400) % 4
+    real[:, 4:8] += 2 * torch.eye(4)[labels]
+    few, targets = real[:8] + 0.5 * torch.randn(8, 12, generator=draw), labels[:8]  # a set varies in all of them
+    turned, _ = torch.linalg.qr(torch.randn(12, 12, generator=draw))
+    logits = []
+    for turn in (torch.eye(12), turned):
+        variances, mean = torch.var_mean(real @ turn, 0, correction=0)
+        probes, _ = fit_logistic(
+            (few @ turn, targets),
+            (real @ turn, labels),
+            4,
+            grid=[0.1],
+            standard=(mean, logistic.spread(variances, WHOLE)),
+        )
+        logits.append(probes.scorer()(real @ turn)[0])
+    assert (logits[1] - logits[0]).norm() <= 1e-2 * logits[0].norm()
+
+
+def test_each_member_of_a_joint_encoder_has_its_own_spread() -> None:
+    variances = torch.tensor([1.0, 3.0, 100.0, 300.0, -1e-9])
+    found = logistic.spread(variances, parts_of([(2, 1.0), (3, 5.0)]))
+    expected = torch.tensor([2.0, 2.0, 400 / 3, 400 / 3, 400 / 3]).sqrt()
+    torch.testing.assert_close(found, expected)
