@@ -17,15 +17,20 @@ import torch
 
 from clpdd.config.cache import CacheSettings
 from clpdd.config.evaluate import EvaluateSettings
+from clpdd.config.loading import parse_settings
 from clpdd.datasets.index import Index
+from clpdd.distilled.dataset import DistilledSet
 from clpdd.encoders.encoder import Encoder
 from clpdd.errors import ArtifactError
 from clpdd.features.decoding import decode_rows
 from clpdd.features.store import FeatureStore
 from clpdd.features.versions import confirm
+from clpdd.report.insight import look_closer
 from clpdd.stages.cache import cache_features
 from clpdd.stages.distill import distill
 from clpdd.stages.evaluate import evaluate, evaluation_data
+from clpdd.stages.kernels import run_kernels
+from clpdd.stages.project import Project
 from clpdd.storage.files import seal
 from clpdd.storage.layout import Layout
 
@@ -184,3 +189,19 @@ def test_the_pixels_compared_are_those_the_encoder_is_given(world: World) -> Non
     index = Index.open(world.layout.index("test"))
     pixels = decode_rows(index, world.encoder.preprocess, 0, 1)
     assert torch.equal(torch.from_numpy(pixels[0]), world.encoder.transform(index.image(0)))
+
+
+def test_features_of_other_images_than_the_index_holds_are_refused(copied: Layout, world: World) -> None:
+    settings = parse_settings({"dataset": {"name": "digits"}, "encoders": [world.encoder.name]})
+    for split, other in (("test", "validation"), ("train", "test")):
+        shutil.copy(copied.index(other), copied.index(split))
+        store = FeatureStore.open(copied.features(world.encoder.name, split))
+        with pytest.raises(ArtifactError, match=rf"{split}\.zarr does not hold the images of .*: run cache again"):
+            confirm(store, world.encoder, copied.index(split))  # of the versions that run
+        nothing = {"clp": DistilledSet(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.zeros(1).long(), ["0"], {})}
+        with pytest.raises(ArtifactError, match=rf"{split}\.zarr does not hold the images of"):
+            look_closer(copied, world.encoder, "clp", nothing, EvaluateSettings(), 0)
+    with pytest.raises(
+        ArtifactError, match=r"train\.zarr does not hold the images of .*train\.parquet: run cache again"
+    ):
+        run_kernels(Project(settings, copied), world.encoder.name)

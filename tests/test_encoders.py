@@ -94,6 +94,16 @@ class _Payload:
         return open, (str(self.path), "w")
 
 
+def test_weights_that_are_cut_off_are_called_so(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
+    save_file({"weight": torch.zeros(1000)}, whole)
+    data = whole.read_bytes()
+    for length in (20, len(data) - 1):
+        cut.write_bytes(data[:length])
+        with pytest.raises(ArtifactError, match=r"cut\.safetensors is cut off or damaged .*: fetch or copy it again"):
+            load_encoder("clpdd_resnet14", weights=cut, device="cpu")
+
+
 @pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth", "weights.bin"])
 def test_a_pickle_is_refused_and_never_executed(tmp_path: Path, name: str) -> None:
     proof, plain, torch_file = tmp_path / "executed", tmp_path / name, tmp_path / f"torch-{name}"

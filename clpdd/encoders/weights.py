@@ -32,7 +32,7 @@ def load_weights(model: nn.Module, path: str | Path, head: _Head | None = None) 
 def read_weights(path: str | Path) -> _State:
     """The tensors of a safetensors file.
 
-    Raises ``ArtifactError`` when it is missing or is not safetensors (a pickle is refused, never opened).
+    Raises ``ArtifactError`` when it is missing, cut off or not safetensors (a pickle is refused, never opened).
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -40,10 +40,19 @@ def read_weights(path: str | Path) -> _State:
     try:
         return load_file(path)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
+        if _is_cut(path):
+            raise ArtifactError(f"{path} is cut off or damaged ({error}): fetch or copy it again") from error
         raise ArtifactError(
             f"{path} is not a safetensors file ({error}). Pickled checkpoints (.pt, .pth, .bin) are refused, because "
             f"loading one can run code: convert it with safetensors.torch.save_file first"
         ) from error
+
+
+def _is_cut(path: Path) -> bool:
+    """Whether a file that cannot be read begins as safetensors do: the length of a header, and its first brace."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return len(start) == 9 and start[8:] == b"{"
 
 
 def fit(model: nn.Module, state: _State, source: str, head: _Head | None = None) -> None:

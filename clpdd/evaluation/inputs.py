@@ -26,8 +26,9 @@ class EvaluationData:
         encoder: on the device to compute on.
         train, validation, test: feature stores. Train and validation are read for the method ``full`` alone.
         kernels: folder of the kernel stage.
-        test_index: of the test split. Test features that other versions of the libraries made are compared with what
-            the encoder gives for some of its images now; ``None`` compares nothing.
+        test_index: of the test split. Test features of other images are refused, and those that other versions of the
+            libraries made are compared with what the encoder gives for some of its images now; ``None`` compares
+            nothing.
     """
 
     encoder: Encoder

@@ -14,6 +14,7 @@ from ..datasets.index import Index
 from ..distilled.dataset import DistilledSet
 from ..encoders.encoder import Encoder
 from ..features.kernels import Kernels
+from ..features.same_images import refuse_other_images
 from ..features.store import FeatureStore
 from ..probe.classifier import Classifier, train_classifier
 from ..probe.views import encode_clean
@@ -82,12 +83,14 @@ def look_closer(
         ``None`` where the set holds no images, or more than a page's worth.
 
     Raises:
-        ArtifactError: features, moments or the index are missing or damaged.
+        ArtifactError: features, moments or the index are missing or damaged, or the features of other images.
     """
     name, chosen = encoder.name, sets[method].draws[0]
     if not 0 < len(chosen) <= MOST_ENCODED:
         return None
     stores = {split: FeatureStore.open(layout.features(name, split)) for split in ("train", "validation", "test")}
+    for split, store in stores.items():
+        refuse_other_images(store, layout.index(split))
     kernels = Kernels.load(layout.kernels(name))
     batch, precision = settings.encoder_batch, settings.precision
 
