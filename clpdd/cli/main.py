@@ -44,6 +44,9 @@ def build_parser() -> argparse.ArgumentParser:
     def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
         command = subparsers.add_parser(name, help=text, description=text)
         command.set_defaults(run=run)
+        for option in ("--params", "--data"):  # stand before the command; meant likewise after it
+            if (name, option) != ("run", "--params"):
+                command.add_argument(option, type=Path, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         return command
 
     _whole(add)
