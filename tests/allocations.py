@@ -1,14 +1,16 @@
-"""Which large tensors a block makes."""
+"""Which large tensors a block makes, and how much all of them hold at once."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["Made"]
+__all__ = ["Made", "peak_bytes"]
 
 
 class Made(TorchDispatchMode):
@@ -32,3 +34,14 @@ class Made(TorchDispatchMode):
                 if size >= self._least * tensor.element_size():
                     self.bytes.append(size)
         return found
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """The most bytes that tensors held at once on the CPU while ``run`` ran, beside those that were there before."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
+        run()
+    assert seen.profiler is not None
+    assert seen.profiler.kineto_results is not None
+    changes = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = itertools.accumulate(event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns()))
+    return max(held, default=0)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +18,13 @@ from clpdd.config.loading import parse_settings
 from clpdd.errors import DataError, ResourceError, SettingsError
 from clpdd.features import by_class
 from clpdd.features.by_class import ClassFeatures, Scale
+from clpdd.functional import coreset_memory
 from clpdd.functional.coresets import GreedyRidge, facility_location, herding, k_centre, k_medoids
 from clpdd.functional.ridge import centred_one_hot
+from clpdd.methods.coreset import Coreset
 from clpdd.methods.loading import load_method
 
+from .allocations import peak_bytes
 from .conftest import World
 from .contexts import context
 
@@ -270,14 +275,43 @@ def test_classes_come_with_their_own_features_however_many_are_read_together(
     for rows, passes in ((10**6, 1), (30, 5), (1, 10)):
         monkeypatch.setattr(by_class, "_BYTES", 8 * given.train.dim * rows)
         with caplog.at_level(logging.INFO, "clpdd"):
-            features = ClassFeatures(given.train, given.kernels, given.encoder.parts, "herding")
+            features = ClassFeatures(given.train, given.kernels, given.encoder.parts, "herding", lambda label, n: n)
         assert features.passes == passes
-        assert f"herding: {features.bytes / 2**30:.2f} GiB of memory at most, {passes} passes" in caplog.text
+        said = "1 pass" if passes == 1 else f"{passes} passes"
+        assert f"herding: {features.bytes / 2**30:.2f} GiB of memory at most, {said} over the features" in caplog.text
         seen = list(features)
         assert [label for label, _, _ in seen] == list(range(10))
         for label, members, Z in seen:
             assert members.tolist() == (given.train.labels == label).nonzero().flatten().tolist()
             assert torch.equal(Z, whole[members])
+
+
+@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize(("n", "d", "count"), [(700, 16, 5), (600, 200, 50), (500, 8, 400)])
+def test_a_choice_holds_no_more_than_it_says(name: str, n: int, d: int, count: int) -> None:
+    Z, said = points(n, d), 8 * getattr(coreset_memory, name.replace("-", "_"))(n, d, count)
+    assert 0.5 * said < peak_bytes(lambda: CHOICES[name](Z, count)) <= said
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("rows", [10**6, 30, 1])
+def test_the_memory_that_is_told_is_not_exceeded(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, rows: int
+) -> None:
+    told: list[int] = []
+
+    class Noted(ClassFeatures):
+        def __init__(self, *given: Any, **more: Any) -> None:
+            super().__init__(*given, **more)
+            told.append(self.bytes)
+
+    given = context(world, tmp_path)
+    monkeypatch.setattr(by_class, "_BYTES", 8 * given.train.dim * rows)
+    method = load_method(name)
+    module = importlib.import_module(type(method).__module__ if name == "ridge-greedy" else Coreset.__module__)
+    monkeypatch.setattr(module, "ClassFeatures", Noted)
+    monkeypatch.setattr(module, "chosen_set", lambda context, rows: rows)  # pictures are no part of the choice
+    assert peak_bytes(lambda: method(given)) <= told[0]
 
 
 def test_a_class_that_does_not_fit_into_memory_is_refused_before_it_is_read(

@@ -224,6 +224,12 @@ def test_published_encoders_see_what_lgms_code_shows_them(name: str, dim: int) -
     np.testing.assert_array_equal(encoder.preprocess(picture), np.asarray(theirs).transpose(2, 0, 1))
 
 
+def test_synthetic_images_are_as_large_as_in_published_code_until_a_plain_preset_is_taken(params: Path) -> None:
+    for name in (path.stem for path in (FOLDER / "published").glob("*.yaml")):
+        assert apply_preset(f"imagenet100-{name}", params, FOLDER, published=True).distill.image_size == 256
+        assert apply_preset(f"imagenet100-{name}", params, FOLDER).distill.image_size is None
+
+
 def test_an_encoder_that_nobody_published_so_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"has no siglip2, .* take one of clip, dinov2, dinov3, eva02, mocov3, or"):
         preset("imagenet100-siglip2", FOLDER, published=True)

@@ -54,7 +54,18 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 
-_WITH_SETTINGS = ("dry-run", "index", "cache", "kernels", "distill", "evaluate", "benchmark", "ablate")
+_WITH_SETTINGS = (
+    "dry-run",
+    "index",
+    "cache",
+    "kernels",
+    "distill",
+    "evaluate",
+    "benchmark",
+    "ablate",
+    "score",
+    "features",
+)
 """Commands that cannot do without a settings file, and import torch."""
 
 
@@ -65,9 +76,11 @@ def refuse_settings(options: argparse.Namespace) -> None:
     if options.command not in _WITH_SETTINGS:
         return
     settings = load_settings(options.params)
-    if getattr(options, "encoder", None) is not None:
-        settings.refuse_unlisted_encoder(options.encoder)
-        settings.members(options.encoder)  # refuses one that lacks weights
+    given = getattr(options, "encoder", None) or []
+    for encoder in [given] if isinstance(given, str) else given:
+        settings.refuse_unlisted_encoder(encoder)
+        if options.command != "features":  # which reads what is cached, and loads no encoder
+            settings.members(encoder)  # refuses one that lacks weights
     if getattr(options, "method", None) is not None:
         settings.variant(options.method)
 
@@ -333,8 +346,6 @@ def features(options: argparse.Namespace) -> None:
 
     project = open_project(options.params, options.data)
     encoder = options.encoder or project.settings.encoders[0]
-    if encoder not in project.settings.encoders:
-        raise SettingsError(f"encoder {encoder!r} is not listed in encoders: {', '.join(project.settings.encoders)}")
     try_writing(options.out)
     splits = [split for split in SPLITS if split in (options.split or SPLITS)]
     stores = [FeatureStore.open(project.layout.features(encoder, split)) for split in splits]

@@ -19,6 +19,7 @@ from ..config.dataset import DatasetSettings
 from ..datasets.build import open_source
 from ..datasets.decode import Undecodable, decode_image, identify
 from ..datasets.listing import BadImages, Listing, Source, nearest
+from ..datasets.walking import files_below
 from ..errors import DataError
 from ..storage.files import read_json
 from .dataset import DistilledSet
@@ -140,7 +141,9 @@ def _size(data: bytes | Undecodable) -> tuple[int, int]:
 
 
 def _refuse_tensors(path: Path) -> None:
-    files = [path] if path.is_file() else sorted(path.glob("*")) if path.is_dir() else []
+    files = [path] if path.is_file() else []
+    if path.is_dir():
+        files = sorted(Path(entry.path) for entry, problem in files_below(path) if problem is None)
     for file in files:
         if file.suffix.lower() in _TENSORS and file.name != "classifier.safetensors":  # handed over by ``export``
             raise DataError(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..features.by_class import ClassFeatures
+from ..functional import coreset_memory
 from ..functional.coresets import herding
 from ..functional.flow import class_centres
 from ..functional.seeding import generator
@@ -98,8 +99,17 @@ def few_shot_curve(
 
     ``random`` is the mean of ``DRAWS`` draws, each a beginning of a larger one, as a choice by herding is.
     """
-    features = ClassFeatures(bench.train, bench.kernels, bench.encoder.parts, "the few-shot curve")
-    tried = [count for count in counts if count <= min(features.counts)]
+    smallest = int(torch.bincount(bench.train.labels, minlength=bench.classes).min())
+    tried = [count for count in counts if count <= smallest]
+    dim, taken = bench.train.dim, (1 + DRAWS) * tried[-1]  # rows of a class, at most
+    features = ClassFeatures(
+        bench.train,
+        bench.kernels,
+        bench.encoder.parts,
+        "the few-shot curve",
+        lambda label, n: coreset_memory.herding(n, dim, tried[-1]) + DRAWS * n + 3 * taken * dim,
+        kept=4 * bench.classes * taken * dim,
+    )
     orders: dict[str, list[list[Tensor]]] = {"random": [[] for _ in range(DRAWS)], "herding": [[]]}
     kept: list[Tensor] = []  # of each class all rows that any choice takes, as features
     for label, _, Z in features:

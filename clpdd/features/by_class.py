@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 
 _BYTES = 2**30  # features of several classes are held at once up to here
 _BLOCK_ROWS = 8192
-_COPIES = 3  # of a class's features, at the peak of choosing from them
+_BLOCK_BYTES = 40  # for each number of a block that is read and scaled
+_LABEL_BYTES = 64  # for each row of the store: where it is put
 
 
 @dataclass(frozen=True)
@@ -46,37 +47,53 @@ class ClassFeatures:
     """Training features class by class: iterate for ``(label, rows (n_c,), Z (n_c, d) float64)``, labels ascending.
 
     Neighbouring classes are read together, as many as 1 GiB holds, so that the store is read in as few passes as that
-    allows; a class is held as a whole. What it takes is told before anything is read.
+    allows; a class is handed out as a copy of its own, so that whoever keeps it keeps no others. What it takes is told
+    before anything is read.
 
     Args:
         store: of the training split.
         parts: of the encoder.
         name: what messages call the method.
+        working: float64 numbers that are held beside a class's features while they are used, by the class and how
+            many rows it has.
+        kept: bytes that stay from class to class.
 
     Attributes:
-        bytes: at the peak, working memory of the choice included.
+        bytes: at the peak, working memory included.
         passes: over the store.
 
     Raises:
         ResourceError: the largest class does not fit into the free memory.
     """
 
-    def __init__(self, store: FeatureStore, kernels: Kernels, parts: Sequence[Part], name: str) -> None:
+    def __init__(
+        self,
+        store: FeatureStore,
+        kernels: Kernels,
+        parts: Sequence[Part],
+        name: str,
+        working: Callable[[int, int], int],
+        kept: int = 0,
+    ) -> None:
         self.store, self.scale = store, Scale.of(kernels, parts)
         self.counts = torch.bincount(store.labels, minlength=len(store.class_names)).tolist()
         row = 8 * self.store.dim
         self._groups = self._cut(_BYTES // row)
-        largest = max(self.counts)
-        held = max(sum(self.counts[group.start : group.stop]) for group in self._groups)
-        self.bytes, self.passes = row * (held + _COPIES * largest), len(self._groups)
+        held = row * max(sum(self.counts[group.start : group.stop]) for group in self._groups)
+        used = [row * count + 8 * working(label, count) for label, count in enumerate(self.counts)]
+        label = used.index(max(used))  # the class that takes the most
+        block = _BLOCK_BYTES * min(_BLOCK_ROWS, len(store)) * store.dim + _LABEL_BYTES * len(store)
+        reading = block + row * max(self.counts)  # while the last class is still in use
+        self.bytes, self.passes = held + kept + max(used[label], reading), len(self._groups)
         free = free_bytes(torch.device("cpu"))
-        where = store.class_names[self.counts.index(largest)]
+        where, largest = store.class_names[label], self.counts[label]
         if self.bytes > free:
             raise ResourceError(
                 f"{name} needs {self.bytes / 2**30:.2f} GiB for the features of the class {where!r} ({largest} images "
                 f"of {self.store.dim} features), and {free / 2**30:.2f} GiB are free: lower dataset.max_per_class.train"
             )
-        log.info("%s: %.2f GiB of memory at most, %d passes over the features", name, self.bytes / 2**30, self.passes)
+        passes = "1 pass" if self.passes == 1 else f"{self.passes} passes"
+        log.info("%s: %.2f GiB of memory at most, %s over the features", name, self.bytes / 2**30, passes)
 
     def _cut(self, rows: int) -> list[range]:
         """Neighbouring classes that have at most ``rows`` rows together; a larger one stands alone."""
@@ -105,4 +122,5 @@ class ClassFeatures:
             if bool(wanted.any()):
                 Z[target[wanted]] = self.scale(block[wanted])
         sizes = self.counts[group.start : group.stop]
-        yield from zip(group, members.split(sizes), Z.split(sizes), strict=True)
+        for label, rows, own in zip(group, members.split(sizes), Z.split(sizes), strict=True):
+            yield label, rows, own.clone()

@@ -2,8 +2,8 @@ r"""Coresets: which of ``n`` real examples stand for all, by their features ``Z 
 
 Every function returns the rows it chose, in the order of choosing, without repetition; of equals the lowest row wins.
 Numbers that differ by rounding alone are equals: both rows of a class of two are as far from its mean, and two rows
-that are nearest to one another bring the same gain. Beside ``Z`` they hold ``O(n)`` numbers, and where a function says
-so blocks of ``O(rows * n)``. Give float64 features: a choice between two rows must not hang on rounding.
+that are nearest to one another bring the same gain. What they hold beside ``Z`` is in ``coreset_memory``.
+Give float64 features: a choice between two rows must not hang on rounding.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["GreedyRidge", "facility_location", "herding", "k_centre", "k_medoids"]
+__all__ = ["ROWS", "GreedyRidge", "facility_location", "herding", "k_centre", "k_medoids"]
 
-_ROWS = 256  # candidates whose distances to all rows are held at once
+ROWS = 256
+"""Candidates whose distances to all rows facility location holds at once."""
+
 _ROUNDS = 100  # bound on the rounds of k-means
 _SQUARES = 1e-12  # rounding of squared distances, as a share of the largest squared norm
 _GAINS = 1e-9  # rounding of sums of distances: the root of a small square is off by far more than the square is
@@ -116,7 +118,7 @@ def _spread(Z: Tensor, count: int, generator: torch.Generator) -> list[int]:
     return chosen
 
 
-def facility_location(Z: Tensor, count: int, rows: int = _ROWS) -> list[int]:
+def facility_location(Z: Tensor, count: int, rows: int = ROWS) -> list[int]:
     r"""Facility location: the sum of all rows' distances to their nearest chosen row, made small greedily.
 
     Within ``1 - 1/e`` of the best gain, since gains only fall as rows are chosen; for the same reason only candidates

@@ -25,9 +25,20 @@ class Coreset(ABC):
     def choose(self, Z: Tensor, count: int, generator: torch.Generator) -> list[int]:
         """``count`` rows of a class's features ``(n, d)`` float64, all different; random numbers from the generator."""
 
+    @abstractmethod
+    def numbers(self, n: int, d: int, count: int) -> int:
+        """Float64 numbers that ``choose`` holds beside the features, see ``functional.coreset_memory``."""
+
     def __call__(self, context: Context) -> DistilledSet:
         """The chosen images. Raises ``DataError`` where a class has too few, ``ResourceError`` where memory has."""
-        features = ClassFeatures(context.train, context.kernels, context.encoder.parts, self.name)
+        dim, wanted = context.train.dim, context.per_class
+        features = ClassFeatures(
+            context.train,
+            context.kernels,
+            context.encoder.parts,
+            self.name,
+            lambda label, n: self.numbers(n, dim, wanted[label]),
+        )
         refuse_small_classes(context, features.counts)
         rows: list[int] = []
         for label, members, Z in features:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..functional import coreset_memory
 from ..functional.coresets import facility_location
 from .coreset import Coreset
 
@@ -19,3 +20,7 @@ class FacilityLocation(Coreset):
     def choose(self, Z: Tensor, count: int, generator: torch.Generator) -> list[int]:
         """See ``clpdd.functional.coresets.facility_location``."""
         return facility_location(Z, count)
+
+    def numbers(self, n: int, d: int, count: int) -> int:
+        """See ``clpdd.functional.coreset_memory``."""
+        return coreset_memory.facility_location(n, d, count)

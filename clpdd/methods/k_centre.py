@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..functional import coreset_memory
 from ..functional.coresets import k_centre
 from .coreset import Coreset
 
@@ -19,3 +20,7 @@ class KCentre(Coreset):
     def choose(self, Z: Tensor, count: int, generator: torch.Generator) -> list[int]:
         """See ``clpdd.functional.coresets.k_centre``."""
         return k_centre(Z, count)
+
+    def numbers(self, n: int, d: int, count: int) -> int:
+        """See ``clpdd.functional.coreset_memory``."""
+        return coreset_memory.k_centre(n, d, count)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..functional import coreset_memory
 from ..functional.coresets import k_medoids
 from .coreset import Coreset
 
@@ -19,3 +20,7 @@ class KMedoids(Coreset):
     def choose(self, Z: Tensor, count: int, generator: torch.Generator) -> list[int]:
         """See ``clpdd.functional.coresets.k_medoids``."""
         return k_medoids(Z, count, generator)
+
+    def numbers(self, n: int, d: int, count: int) -> int:
+        """See ``clpdd.functional.coreset_memory``."""
+        return coreset_memory.k_medoids(n, d, count)

@@ -13,6 +13,7 @@ import torch
 from ..distilled.dataset import DistilledSet
 from ..errors import SettingsError
 from ..features.by_class import ClassFeatures, Scale
+from ..functional import coreset_memory
 from ..functional.coresets import GreedyRidge
 from ..functional.moments import stream_moments
 from ..optimise.context import Context
@@ -42,7 +43,14 @@ class RidgeGreedy:
                 f"distill.images_per_class is {context.settings.most_per_class}, but ridge-greedy chooses at most "
                 f"{MOST} images per class: lower it, or take another coreset, e.g. herding"
             )
-        features = ClassFeatures(context.train, context.kernels, context.encoder.parts, self.name)
+        dim, classes = context.train.dim, context.classes
+        features = ClassFeatures(
+            context.train,
+            context.kernels,
+            context.encoder.parts,
+            self.name,
+            lambda label, n: coreset_memory.ridge_greedy(n, dim, classes),
+        )
         refuse_small_classes(context, features.counts)
         grown = _grown(context, features.scale)
         chosen: list[list[int]] = [[] for _ in range(context.classes)]

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..errors import SettingsError
 from ..features.by_class import ClassFeatures
+from ..functional import coreset_memory
 from ..functional.coresets import k_medoids
 from ..functional.seeding import generator
 from .context import Context
@@ -49,7 +50,14 @@ def medoid_rows(context: Context) -> list[int]:
     One image per class is the one nearest to the class mean; of several each stands for another part of its class.
     Raises ``SettingsError`` when a class has fewer images than it is to have.
     """
-    features = ClassFeatures(context.train, context.kernels, context.encoder.parts, "distill.initialisation: medoids")
+    dim, wanted = context.train.dim, context.per_class
+    features = ClassFeatures(
+        context.train,
+        context.kernels,
+        context.encoder.parts,
+        "distill.initialisation: medoids",
+        lambda label, n: coreset_memory.k_medoids(n, dim, wanted[label]),
+    )
     for label, (ipc, have) in enumerate(zip(context.per_class, features.counts, strict=True)):
         if ipc > have:
             raise SettingsError(

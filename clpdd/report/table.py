@@ -71,7 +71,9 @@ def table_of(lines: list[dict[str, Any]]) -> str:
         last = [_percent(line["worst_group"])] if grouped else []
         cells.append([line["protocol"], seen, line["method"], *names, *numbers, *last, str(line["probes"])])
     text = aligned([header, *cells], left=3 + len(encoders))
-    meanings = [(name, probe_in_words(name)) for name in dict.fromkeys(line["protocol"] for line in lines)]
+    judging = list(dict.fromkeys(line["protocol"] for line in lines if line["method"] != "full"))
+    shown = dict.fromkeys(line["protocol"] for line in lines)
+    meanings = [(name, probe_in_words(name, judging)) for name in shown]
     told = [f"{name}: {meaning}" for name, meaning in meanings if meaning]
     number = headline_in_words(headline_of(lines))
     return "\n\n".join([text, "\n".join([*told, *([number] if number else [])])])

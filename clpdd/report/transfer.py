@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from ..catalogue.methods import METHODS
+from ..catalogue.protocols import PROTOCOLS
 from ..config.settings import Settings
 
 __all__ = ["ENCODERS_NAMED", "cross", "heat_maps"]
@@ -28,7 +29,7 @@ def cross(summary: list[dict[str, Any]], settings: Settings, kinds: Mapping[str,
     Returns:
         Mappings of ``method``, ``synthetic``, ``protocol``, ``views``, the matrices ``top1`` and ``share_of_full``
         (rows: distilled with, columns: evaluated with; percent or ``None``) and ``mean_share``, of every row over the
-        single encoders.
+        single encoders; for a protocol that the row's own encoder is not judged by, over the others of these.
     """
     encoders = settings.encoders
     if len(encoders) < 2:
@@ -45,6 +46,8 @@ def cross(summary: list[dict[str, Any]], settings: Settings, kinds: Mapping[str,
             }
             found = [[cell.get((a, b)) for b in encoders] for a in encoders]
             shares = [[line["share_of_full"] if line else None for line in row] for row in found]
+            others = _across(protocol)
+            compared = [[j for j in single if not (others and i == j)] for i in range(len(encoders))]
             matrices.append(
                 {
                     "method": method,
@@ -53,10 +56,16 @@ def cross(summary: list[dict[str, Any]], settings: Settings, kinds: Mapping[str,
                     "views": views,
                     "top1": [[line["top1"]["mean"] if line else None for line in row] for row in found],
                     "share_of_full": shares,
-                    "mean_share": [_mean([row[i] for i in single]) for row in shares],
+                    "mean_share": [_mean([row[j] for j in js]) for row, js in zip(shares, compared, strict=True)],
                 }
             )
     return matrices
+
+
+def _across(protocol: str) -> bool:
+    """Whether a protocol is for encoders other than the one that distilled, and for these alone."""
+    entry = PROTOCOLS.get(protocol)
+    return entry is not None and entry.across
 
 
 def _mean(shares: list[float | None]) -> float | None:
@@ -74,7 +83,8 @@ def heat_maps(facts: dict[str, Any]) -> dict[str, Any] | None:
     Returns:
         ``made`` and ``chosen``: maps of synthetic and of real images by method. ``low``: percent at which the scale
         begins; it ends at 100. ``of_full``: whether shares are those of all training images. ``numbered``: whether
-        columns are numbered. ``joint``: whether some encoder joins others.
+        columns are numbered. ``joint``: whether some encoder joins others. ``others``: whether some map is of a
+        protocol for encoders other than the row's alone, as each map says of itself.
     """
     if not facts["cross"]:
         return None
@@ -93,7 +103,8 @@ def heat_maps(facts: dict[str, Any]) -> dict[str, Any] | None:
             }
             for i in range(len(encoders))
         ]
-        panel = {"protocol": matrix["protocol"], "views": matrix["views"], "rows": rows}
+        others = _across(matrix["protocol"])
+        panel = {"protocol": matrix["protocol"], "views": matrix["views"], "rows": rows, "others": others}
         groups[matrix["synthetic"]].setdefault(matrix["method"], []).append(panel)
     return {
         "made": groups[True],
@@ -102,6 +113,7 @@ def heat_maps(facts: dict[str, Any]) -> dict[str, Any] | None:
         "of_full": of_full,
         "numbered": len(encoders) > ENCODERS_NAMED,
         "joint": any(encoder["members"] for encoder in encoders),
+        "others": any(_across(matrix["protocol"]) for matrix in facts["cross"]),
     }
 
 

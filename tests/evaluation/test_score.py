@@ -159,9 +159,12 @@ def test_pillows_own_limit_of_pixels_decides_nothing(
 
 
 @pytest.mark.parametrize("name", ["data.pt", "data.pth", "images.npy", "set.safetensors"])
-def test_files_of_tensors_are_refused_by_name_also_inside_a_folder(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(b"anything")
-    for path in (tmp_path, tmp_path / name):
+def test_files_of_tensors_are_refused_by_name_also_in_a_folder_and_in_class_folders(tmp_path: Path, name: str) -> None:
+    top, of_classes = tmp_path / "top", tmp_path / "of classes"
+    for folder in (top, of_classes / "3", of_classes / "4" / "deeper"):
+        folder.mkdir(parents=True)
+        (folder / name).write_bytes(b"anything")
+    for path in (top, top / name, of_classes):
         with pytest.raises(DataError, match=rf"{name} holds tensors, which mostly were normalised already"):
             read(path)
 

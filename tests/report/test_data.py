@@ -15,6 +15,7 @@ from clpdd.config.loading import parse_settings
 from clpdd.config.settings import Settings
 from clpdd.report.clocks import git_revision
 from clpdd.report.data import KEYS, gather, main_method, read_sources
+from clpdd.report.page import render
 from clpdd.report.transfer import heat_maps
 from clpdd.stages.report import write_report
 from clpdd.storage.layout import Layout
@@ -97,6 +98,25 @@ def test_heat_maps_across_encoders_have_every_pair_of_every_method_that_depends_
     drawn = [td for td in shown.all("td") if "own" in td.get("class", "").split()]
     assert len(drawn) == 2 * len(facts["cross"])
     assert not [td for td in shown.all("td") if "joins" in td.get("class", "").split()]
+
+
+def test_a_row_of_a_probe_for_other_encoders_has_the_mean_over_these(many: tuple[Layout, Settings]) -> None:
+    layout, settings = many
+    sources, single = read_sources(layout, settings), settings.encoders[:-1]
+    rows = [dict(row) for row in sources.results if row["distil_encoder"] != row["eval_encoder"]]
+    taught = [row | {"protocol": "kd"} for row in rows if row["protocol"] == "sgd"]
+    facts = gather(replace(sources, results=[*sources.results, *taught]), settings)
+    found = {m["protocol"]: m for m in facts["cross"] if m["method"] == "clp" and m["views"] == "bank-100"}
+    for i, shares in enumerate(found["kd"]["share_of_full"]):
+        assert shares == [None if i == j else share for j, share in enumerate(found["sgd"]["share_of_full"][i])]
+        known = [share for share in shares[: len(single)] if share is not None]
+        assert found["kd"]["mean_share"][i] == pytest.approx(np.mean(known))
+    drawn = heat_maps(facts)
+    assert drawn is not None
+    assert [(panel["protocol"], panel["others"]) for panel in drawn["made"]["clp"]].count(("kd", True)) == 1
+    page = Page(render(facts, sources.sets, [], layout, settings))
+    assert page.text.count("of others") == len([m for m in facts["cross"] if m["protocol"] == "kd"])
+    assert "without the encoder of the row" in page.text
 
 
 def test_members_of_a_joint_encoder_are_marked_and_its_column_is_in_no_mean(many: tuple[Layout, Settings]) -> None:

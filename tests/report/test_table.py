@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from clpdd.catalogue.protocols import PROTOCOLS
 from clpdd.config.settings import Settings
 from clpdd.report.data import gather, read_sources
 from clpdd.report.lines import headline_of, result_lines
@@ -27,6 +28,23 @@ def test_the_number_is_said_in_words_below_the_table() -> None:
 
 
 SCORES = [("full", "logistic", "clean", 97.8), ("clp", "sgd", "bank-100", 87.74), ("random", "sgd", "bank-100", 49.5)]
+
+
+def test_every_probe_of_a_table_is_said_in_words_that_are_true_of_its_rows() -> None:
+    bound = line("full", "logistic", "clean", 97.8)
+
+    def words(*lines: dict[str, Any]) -> dict[str, str]:
+        below = table_of(list(lines)).split("\n\n")[1].splitlines()
+        return dict(said.split(": ", 1) for said in below if not said.startswith("the number"))
+
+    on_all = "logistic regression on all training images"
+    assert words(bound)["logistic"] == on_all
+    sets = [line("clp", name, "clean", 80.0) for name in PROTOCOLS]
+    assert words(bound, *sets[:2])["logistic"] == f"{on_all}, the bound of sgd"
+    told = words(bound, *sets)
+    assert {*told} == {*PROTOCOLS}
+    assert "all training images" not in told["logistic"]
+    assert words(bound, sets[0], sets[3])["logistic"] == f"{on_all}, the bound of sgd, knn"
 
 
 def line(method: str, protocol: str, views: str, top1: float) -> dict[str, Any]:
