@@ -156,6 +156,7 @@ def summarise(rows: list[dict[str, Any]], settings: Settings) -> list[dict[str, 
         line: dict[str, Any] = dict(zip(KEYS, key, strict=True))
         line |= {"ipc": members[0]["ipc"], "runs": len(members)}
         line |= {name: mean_std(m[name] for m in members) for name in ("top1", "top5", "worst_group")}
+        line["mean_per_class"] = mean_std(m.get("mean_per_class") for m in members)  # older tables lack it
         line["fingerprints"] = sorted({str(m["fingerprint"]) for m in members})
         summary.append(line)
     summary.sort(key=lambda line: [_place(order.get(k, []), line[k]) for k in _SORT])

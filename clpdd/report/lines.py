@@ -11,9 +11,11 @@ from .data import KEYS, full_accuracy, mean_std, read_table
 
 __all__ = ["COLUMNS", "headline_of", "result_lines"]
 
-COLUMNS = (*KEYS, "ipc", "probes", "top1", "top1_std", "share_of_full", "top5", "worst_group", "headline")
+_MORE = ("top5", "mean_per_class", "worst_group")
+COLUMNS = (*KEYS, "ipc", "probes", "top1", "top1_std", "share_of_full", *_MORE, "headline")
 """Keys of a line: names; images per class; probes it is the mean of; percent, ``None`` where there is no value; whether
-it is *the* number (``headline_of``), which one line at most is.
+it is *the* number (``headline_of``), which one line at most is. ``mean_per_class`` is the mean of the classes' top-1,
+``worst_group`` the lowest top-1 of any group of test images.
 """
 
 
@@ -46,7 +48,7 @@ def result_lines(path: Path) -> list[dict[str, Any]]:
 def _scores(rows: list[dict[str, Any]]) -> dict[str, Any]:
     scores: dict[str, Any] = {"ipc": rows[0]["ipc"], "probes": len(rows)}
     scores["top1"] = mean_std(row["top1"] for row in rows)
-    return scores | {name: mean_std(row[name] for row in rows)["mean"] for name in ("top5", "worst_group")}
+    return scores | {name: mean_std(row.get(name) for row in rows)["mean"] for name in _MORE}
 
 
 def _sorted(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

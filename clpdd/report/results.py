@@ -11,7 +11,7 @@ from ..runtime.notebook import figure_of, html_table, optional
 from ..storage.layout import Layout
 from .data import read_table
 from .lines import COLUMNS, headline_of
-from .table import headline_in_words, lines_of, table_of, tells_top5
+from .table import headline_in_words, lines_of, table_of, tells_mean_per_class, tells_top5
 from .words import views_in_words
 
 __all__ = ["Results"]
@@ -85,10 +85,16 @@ class Results(dict[str, dict[str, float]]):
             "top1_std": "±",
             "share_of_full": "% of full",
             "top5": "top-5 %",
+            "mean_per_class": "mean per class %",
+            "worst_group": "worst group %",
             "probes": "probes",
         }
         if not tells_top5(self.lines):
             shown.pop("top5")
+        if not tells_mean_per_class(self.lines):
+            shown.pop("mean_per_class")
+        if all(line["worst_group"] is None for line in self.lines):
+            shown.pop("worst_group")
         header = ("probe", "trained on", "method", *shown.values())
         rows = [
             (

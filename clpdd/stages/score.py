@@ -68,15 +68,17 @@ def run_score(project: Project, images: Path, encoders: Sequence[str], *, worth:
 
 def score_table(found: Sequence[dict[str, Any]]) -> str:
     """What ``run_score`` found, as text."""
-    lines = [("evaluated with", "protocol", "views", "top-1 %", "top-5 %", "mean per class %", "probes")]
+    grouped = any("worst_group" in row for one in found for row in one.get("rows", ()))
+    names = ("top5", "mean_per_class", *(("worst_group",) if grouped else ()))
+    more = ("top-5 %", "mean per class %", *(("worst group %",) if grouped else ()))
+    lines = [("evaluated with", "protocol", "views", "top-1 %", *more, "probes")]
     said = []
     for one in found:
         if isinstance(one.get("worth"), Worth):
             said.append(f"\n{one['encoder']}:\n{one['worth'].described()}")
             continue
-        columns = {name: [row[name] for row in one["rows"]] for name in ("top1", "top5", "mean_per_class")}
-        top1 = columns.pop("top1")
+        top1 = [row["top1"] for row in one["rows"]]
         number = with_spread(fmean(top1), stdev(top1) if len(top1) > 1 else None)
-        others = [f"{fmean(values):.2f}" for values in columns.values()]
+        others = [f"{fmean(row[name] for row in one['rows']):.2f}" for name in names]
         lines.append((one["encoder"], one["protocol"], one["views"], number, *others, str(len(top1))))
     return "\n".join([aligned(lines, left=3), *said])

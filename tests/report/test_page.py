@@ -9,6 +9,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from clpdd.config.dataset import DatasetSettings
@@ -158,6 +160,20 @@ def test_damaged_results_and_animations_are_named(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(ArtifactError, match=r"results\.parquet is damaged"):
         write_report(layout, settings)
+
+
+def test_mean_per_class_accuracy_stands_on_the_page_where_it_is_another_than_top1(tmp_path: Path) -> None:
+    settings = parse_settings({"methods": ["clp"]})
+    layout = write_artifacts(tmp_path, settings, DIGITS[:2], side=16)
+    assert "Mean per class" not in write_report(layout, settings)["report.html"].read_text()
+    file = layout.results / "results.parquet"
+    rows = pq.ParquetFile(file).read().to_pylist()
+    pq.write_table(pa.Table.from_pylist([row | {"mean_per_class": 12.34} for row in rows]), file)
+    written = write_report(layout, settings)
+    assert '<td class="num">12.3</td>' in written["report.html"].read_text()
+    assert {line["mean_per_class"]["mean"] for line in json.loads(written["report.json"].read_text())["summary"]} == {
+        12.34
+    }
 
 
 def test_texts_from_the_data_stay_text(hostile: tuple[Layout, Settings], tmp_path: Path) -> None:
