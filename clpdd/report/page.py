@@ -122,6 +122,7 @@ def breakable(name: str) -> Markup:
 _FILTERS: dict[str, Callable[..., Any]] = {
     "count": lambda number: f"{number:,}",
     "percent": lambda value: "–" if value is None else f"{value:.1f}",
+    "points": lambda value: "–" if value is None else f"{value:+.1f}".replace("-", "−"),
     "method": lambda name: TITLES.get(name, name),
     "protocol": lambda name: _PROTOCOLS.get(name, name),
     "views": views_in_words,

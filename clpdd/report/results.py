@@ -84,6 +84,7 @@ class Results(dict[str, dict[str, float]]):
             "top1": "top-1 %",
             "top1_std": "±",
             "share_of_full": "% of full",
+            "over_random": "over random",
             "top5": "top-5 %",
             "mean_per_class": "mean per class %",
             "worst_group": "worst group %",
@@ -91,6 +92,8 @@ class Results(dict[str, dict[str, float]]):
         }
         if not tells_top5(self.lines):
             shown.pop("top5")
+        if all(line["over_random"] is None for line in self.lines):
+            shown.pop("over_random")
         if not tells_mean_per_class(self.lines):
             shown.pop("mean_per_class")
         if all(line["worst_group"] is None for line in self.lines):

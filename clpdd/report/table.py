@@ -60,7 +60,9 @@ def table_of(lines: list[dict[str, Any]]) -> str:
     grouped = any(line["worst_group"] is not None for line in lines)
     encoders = ["distilled with", "evaluated with"] if several else []
     telling, unbalanced = tells_top5(lines), tells_mean_per_class(lines)
-    more = [*(["top-5 %"] if telling else []), *(["mean per class %"] if unbalanced else [])]
+    compared = any(line["over_random"] is not None for line in lines)
+    more = ["over random"] if compared else []
+    more += [*(["top-5 %"] if telling else []), *(["mean per class %"] if unbalanced else [])]
     more += ["worst group %"] if grouped else []
     header = ["probe", "trained on", "method", *encoders, "top-1 %", "% of full", *more, "probes"]
     cells = []
@@ -69,6 +71,7 @@ def table_of(lines: list[dict[str, Any]]) -> str:
         seen = "all images" if line["method"] == "full" else views_in_words(line["views"], of_each=False)
         top1 = "" if line["top1"] is None else with_spread(line["top1"], line["top1_std"])
         numbers = [top1, _percent(line["share_of_full"], 1)]
+        numbers += [_points(line["over_random"])] if compared else []
         numbers += [_percent(line["top5"])] if telling else []
         numbers += [_percent(line["mean_per_class"])] if unbalanced else []
         last = [_percent(line["worst_group"])] if grouped else []
@@ -76,6 +79,7 @@ def table_of(lines: list[dict[str, Any]]) -> str:
     text = aligned([header, *cells], left=3 + len(encoders))
     meanings = [(name, probe_in_words(name)) for name in dict.fromkeys(line["protocol"] for line in lines)]
     told = [f"{name}: {meaning}" for name, meaning in meanings if meaning]
+    told += ["over random: points of top-1 above as many random real images, probed alike"] if compared else []
     number = headline_in_words(headline_of(lines))
     return "\n\n".join([text, "\n".join([*told, *([number] if number else [])])])
 
@@ -95,6 +99,10 @@ def tells_mean_per_class(lines: list[dict[str, Any]], digits: int = 2) -> bool:
 
 def _percent(value: float | None, digits: int = 2) -> str:
     return "" if value is None else f"{value:.{digits}f}"
+
+
+def _points(value: float | None) -> str:
+    return "" if value is None else f"{value:+.2f}"
 
 
 def headline_in_words(line: dict[str, Any] | None) -> str:

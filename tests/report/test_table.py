@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from clpdd.report.lines import COLUMNS, headline_of, result_lines
 from clpdd.report.results import Results
 from clpdd.report.table import result_csv, result_json, result_table, table_of
 from clpdd.runtime.tables import aligned
+from clpdd.storage.files import write_json
 from clpdd.storage.layout import Layout
 
 
@@ -135,6 +137,36 @@ def test_results_without_mean_per_class_accuracy_still_are_a_table(
     older = pq.ParquetFile(plain[0].results / "results.parquet").read().drop_columns(["mean_per_class"])
     pq.write_table(older, tmp_path / "results.parquet")
     assert {found["mean_per_class"] for found in result_lines(tmp_path / "results.parquet")} == {None}
+
+
+def with_gains(layout: Layout, folder: Path) -> Path:
+    """The results beside a ``metrics.json`` with the gain over random images of one method, under one protocol."""
+    gains = {"closed_form-clean": {"over_random": 22.5}, "closed_form-bank-100": {"over_random": -1.25}}
+    shutil.copy(layout.results / "results.parquet", folder)
+    write_json(folder / "metrics.json", {"clpdd_resnet14": {"clp": gains, "random": {"closed_form-clean": {}}}})
+    return folder / "results.parquet"
+
+
+def test_what_a_set_gains_over_random_images_stands_in_its_line(plain: tuple[Layout, Settings], tmp_path: Path) -> None:
+    """Once on images as they are, once on augmented views: the two differences that DD-Ranking's scores are made of."""
+    lines = result_lines(with_gains(plain[0], tmp_path))
+    found = {tuple(line[key] for key in ("method", "protocol", "views")): line["over_random"] for line in lines}
+    assert found.pop(("clp", "closed_form", "clean")) == 22.5
+    assert found.pop(("clp", "closed_form", "bank-100")) == -1.25
+    assert set(found.values()) == {None}
+    text = table_of(lines)
+    assert "% of full  over random  top-5 %" in text.splitlines()[0]
+    assert "  +22.50  " in text
+    assert "   -1.25  " in text
+    assert "over random: points of top-1 above as many random real images" in text
+    assert "<th>over random</th>" in Results({}, lines)._repr_html_()
+
+
+def test_where_random_images_were_not_judged_nothing_is_said_of_them(plain: tuple[Layout, Settings]) -> None:
+    lines = result_lines(plain[0].results / "results.parquet")
+    assert {line["over_random"] for line in lines} == {None}
+    assert "over random" not in table_of(lines)
+    assert "over random" not in Results({}, lines)._repr_html_()
 
 
 def test_columns_are_as_wide_as_their_longest_cell() -> None:
