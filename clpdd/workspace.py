@@ -38,6 +38,7 @@ from .stages.inputs import news_of_images, remember_images
 from .stages.kernels import compute_kernels
 from .stages.project import Project, Run
 from .stages.report import write_report
+from .stages.score import judge_images, score_lines
 from .storage.files import read_json, write_json
 from .storage.layout import SPLITS, Layout
 
@@ -184,6 +185,43 @@ class Workspace:
     def results(self) -> Results:
         """What ``evaluate`` found last. Raises ``ArtifactError`` when it has not been called yet."""
         return Results.of(self.layout)
+
+    def score(
+        self,
+        images: Path | str,
+        settings: EvaluateSettings | None = None,
+        *,
+        worth: bool = False,
+        random: bool = False,
+    ) -> list[dict[str, Any]]:
+        """Judge images of any origin on the test split, as ``evaluate`` judges distilled sets.
+
+        Args:
+            images: a distilled folder, a folder of class folders, or a Parquet file; see ``clpdd.distilled.foreign``.
+            settings: those of ``evaluate``.
+            worth: whether to measure how many real images the set is worth.
+            random: whether to judge as many random training images of every class, too.
+
+        Returns:
+            A mapping for each protocol and kind of views, percent: ``top1``, ``top1_std``, ``over_random`` and the
+            other keys of ``stages.score.score_lines``.
+
+        Raises:
+            DataError: images that cannot be judged as they are.
+        """
+        self.kernels()
+        name, dataset = self.encoder.name, self.dataset or DatasetSettings()
+        found = judge_images(
+            Path(images),
+            name,
+            evaluation_data(self.layout, name, self.encoder),
+            settings or EvaluateSettings(),
+            self.seed,
+            dataset.max_pixels,
+            worth=worth,
+            random=(self.layout.index("train"), DistillSettings()) if random else None,
+        )
+        return score_lines(found)
 
     def report(self) -> Path:
         """Write the result page of what was evaluated last; its path, of one file that needs no network."""

@@ -20,7 +20,7 @@ EXAMPLES = {
     "evaluate": "clpdd evaluate",
     "report": "clpdd report",
     "results": "clpdd results --csv > results.csv",
-    "score": "clpdd score other-set/ --encoder clpdd_resnet14 --worth",
+    "score": "clpdd score other-set/ --encoder clpdd_resnet14 --worth --json > scores.json",
     "preset": "clpdd preset imagenet1k-dinov2 --root ~/imagenet",
     "dry-run": "clpdd --params other.yaml dry-run",
     "benchmark": "clpdd benchmark --encoder clpdd_resnet14",

@@ -16,6 +16,7 @@ from clpdd.features.kernels import Kernels
 from clpdd.features.store import FeatureStore
 from clpdd.probe.linear import Probes
 from clpdd.probe.scoring import score
+from clpdd.report.results import Results
 from clpdd.report.table import result_table
 from clpdd.stages.cache import run_cache
 from clpdd.stages.distill import run_distill
@@ -24,6 +25,7 @@ from clpdd.stages.index import run_index
 from clpdd.stages.kernels import run_kernels
 from clpdd.stages.project import Project
 from clpdd.stages.report import run_report
+from clpdd.stages.score import score_table
 from clpdd.storage.files import read_json
 from clpdd.storage.layout import Layout
 
@@ -119,6 +121,16 @@ def test_table_and_report_show_it_beside_the_mean(project: Project) -> None:
     assert ">Worst group<" in page
     lines = json.loads((project.layout.results / "report.json").read_text())
     assert "worst_group" in json.dumps(lines)
+    assert "worst group %" in Results.of(project.layout)._repr_html_()
+
+
+def test_score_shows_it_too() -> None:
+    row = {"top1": 50.0, "top5": 100.0, "mean_per_class": 50.0}
+    facts = {"encoder": "e", "protocol": "sgd", "views": "fresh"}
+    text = score_table([facts | {"rows": [row | {"worst_group": 12.5}, row | {"worst_group": 13.5}]}])
+    assert "worst group %" in text.splitlines()[0]
+    assert text.splitlines()[1].split()[-2:] == ["13.00", "2"]
+    assert "worst group" not in score_table([facts | {"rows": [row]}])
 
 
 def test_no_training_sees_the_groups(project: Project, birds: Path, tmp_path: Path) -> None:

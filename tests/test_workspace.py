@@ -37,6 +37,18 @@ def test_an_index_is_found_again_and_made_again_when_another_hand_replaced_it(tm
     assert len(Index.open(train.with_name("test.parquet"))) == 20
 
 
+def test_a_set_is_scored_as_it_is_evaluated(tmp_path: Path, encoder: Encoder) -> None:
+    work = Workspace(tmp_path, encoder, FEW, kernels=KernelSettings(nearest=1))
+    work.distill("centroid")
+    quick = EvaluateSettings(protocols=["closed_form"], seeds=1, views=1)
+    evaluated = {
+        (line["protocol"], line["views"]): line["top1"] for line in work.evaluate("centroid", settings=quick).lines
+    }
+    found = work.score(work.layout.distilled(encoder.name, "centroid"), quick, random=True)
+    assert {(line["protocol"], line["views"]): line["top1"] for line in found} == evaluated
+    assert all(isinstance(line["over_random"], float) for line in found)
+
+
 def test_a_folder_that_changed_before_a_cell_is_run_again_is_noticed(
     tmp_path: Path, encoder: Encoder, caplog: pytest.LogCaptureFixture
 ) -> None:

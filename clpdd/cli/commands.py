@@ -216,11 +216,12 @@ def results(options: argparse.Namespace) -> None:
 
 def score(options: argparse.Namespace) -> None:
     from ..stages.project import open_project
-    from ..stages.score import run_score, score_table
+    from ..stages.score import run_score, score_json, score_table
 
     project = open_project(options.params, options.data)
     encoders = options.encoder or project.settings.encoders
-    print(score_table(run_score(project, options.images, encoders, worth=options.worth)))
+    found = run_score(project, options.images, encoders, worth=options.worth, random=options.random)
+    print((score_json if options.json else score_table)(found))
 
 
 def _encoder(options: argparse.Namespace, settings: Settings, name: str) -> Encoder:

@@ -83,6 +83,11 @@ def build_parser() -> argparse.ArgumentParser:
     score.add_argument("images", type=Path, help="distilled set, folder of class folders, or Parquet file of images")
     score.add_argument("--encoder", nargs="+", help="names in encoders (default: all of them)")
     score.add_argument("--worth", action="store_true", help="tell also how many real images the set is worth")
+    text = (
+        "judge as many random training images of every class, too, and tell the difference: takes several times as long"
+    )
+    score.add_argument("--random", action="store_true", help=text)
+    score.add_argument("--json", action="store_true", help="print it as a JSON array")
     _hand_over(add)
     pretrain = add("pretrain", commands.pretrain, "train a small encoder from scratch, as the shipped one was")
     pretrain.add_argument("--images", required=True, nargs="+", help="Parquet files in Hugging Face layout")

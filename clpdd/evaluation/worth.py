@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,6 +60,13 @@ class Worth:
         """``top1`` in percent of ``full``."""
         return 100 * self.top1 / self.full
 
+    def facts(self) -> dict[str, Any]:
+        """The attributes and ``share_of_full`` as JSON values; percent, six decimals."""
+        curves = {name: [[count, round(top1, 6)] for count, top1 in curve] for name, curve in self.curves.items()}
+        numbers = {"top1": self.top1, "full": self.full, "share_of_full": self.share_of_full}
+        distance = {"mean_distance": self.mean_distance}
+        return {name: round(value, 6) for name, value in (numbers | distance).items()} | {"curves": curves}
+
     def described(self) -> str:
         """In words, one line for each."""
         worth = ", ".join(f"{worth_on(curve, self.top1)} {name}" for name, curve in self.curves.items())
@@ -66,7 +74,7 @@ class Worth:
             f"closed form on the images as they are: {self.top1:.2f} %, {self.share_of_full:.1f} % of all data's "
             f"{self.full:.2f} %",
             f"worth {worth} real images per class",
-            f"class means {self.mean_distance:.3f} of the real ones' spread away from them",
+            f"class means lie {self.mean_distance:.2f} times as far from the real ones as the mean of all classes does",
         ]
         for name, curve in self.curves.items():
             points = ", ".join(f"{count}: {top1:.2f}" for count, top1 in curve)
@@ -158,7 +166,7 @@ def mean_distance(Z: Tensor, targets: Tensor, bench: Bench) -> float:
 
     .. math:: \sqrt{\sum_c |m_c - \mu_c|^2 \Big/ \sum_c |\mu_c - \mu|^2}
 
-    0: the same means; 1: no nearer than the mean of all data is.
+    0: the same means; 1: on the average no nearer than the mean of all classes is.
 
     Args:
         Z: features ``(n, d)`` of the set's images as they are.

@@ -29,6 +29,7 @@ __all__ = [
     "MOST_ENCODED",
     "TITLES",
     "Sources",
+    "gains_over_random",
     "gather",
     "read_mapping",
     "read_sources",
@@ -60,6 +61,7 @@ class Sources:
     Attributes:
         sets: distilled dataset of each (encoder, method), in the order of the settings.
         results: rows of ``results.parquet``.
+        gains: of ``gains_over_random``.
         details: ``details.json``: per-class accuracy and confusion of the probes.
         kernels: ``kernels.json`` of each encoder.
         digests: SHA-256 of every artifact, by its path below the data folder.
@@ -67,6 +69,7 @@ class Sources:
 
     sets: dict[tuple[str, str], StoredSet]
     results: list[dict[str, Any]]
+    gains: dict[tuple[str, ...], float]
     details: dict[str, Any]
     kernels: dict[str, dict[str, Any]]
     digests: dict[str, str]
@@ -91,8 +94,11 @@ def read_sources(layout: Layout, settings: Settings) -> Sources:
         if not file.is_file():
             raise ArtifactError(f"{file} does not exist: run the stage evaluate")
         digests[file.relative_to(layout.root).as_posix()] = sha256_file(file)
-    details = read_mapping(layout.results / "details.json")
-    return Sources(sets, _read_results(layout.results / "results.parquet"), details, kernels, digests)
+    metrics = layout.results / "metrics.json"
+    if metrics.exists():
+        digests[metrics.relative_to(layout.root).as_posix()] = sha256_file(metrics)
+    details, gains = read_mapping(layout.results / "details.json"), gains_over_random(metrics)
+    return Sources(sets, _read_results(layout.results / "results.parquet"), gains, details, kernels, digests)
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -125,6 +131,23 @@ def _read_results(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def gains_over_random(metrics: Path) -> dict[tuple[str, ...], float]:
+    """``over_random`` in ``metrics.json``: top-1 less that of as many random real images, in points, by ``KEYS``.
+
+    Empty where there is no such file, and where the method ``random`` was not evaluated. Raises ``ArtifactError`` when
+    the file is damaged.
+    """
+    found: dict[tuple[str, ...], float] = {}
+    for pair, methods in (read_mapping(metrics) if metrics.exists() else {}).items():
+        distilled, _, evaluated = pair.partition(" -> ")
+        for method, leaves in methods.items():
+            for protocol, leaf in leaves.items():
+                name, _, views = protocol.partition("-")
+                if "over_random" in leaf:
+                    found[method, distilled, evaluated or distilled, name, views] = leaf["over_random"]
+    return found
+
+
 # -- summaries -------------------------------------------------------------------------------------------------------
 
 
@@ -137,12 +160,14 @@ def mean_std(values: Iterable[float | None]) -> dict[str, float | None]:
     }
 
 
-def summarise(rows: list[dict[str, Any]], settings: Settings) -> list[dict[str, Any]]:
+def summarise(
+    rows: list[dict[str, Any]], settings: Settings, gains: Mapping[tuple[str, ...], float] | None = None
+) -> list[dict[str, Any]]:
     """One line per (method, distil encoder, eval encoder, protocol, views), in the order of the settings.
 
     ``share_of_full`` is the mean top-1 in percent of that of the method ``full`` with the same eval encoder and the
     protocol's bound (``BOUNDS``); ``None`` without such a row. ``full`` distils nothing, so of its rows only those with
-    equal encoders are kept: the others repeat them.
+    equal encoders are kept: the others repeat them. ``over_random`` is taken from ``gains`` (``gains_over_random``).
     """
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
@@ -156,6 +181,8 @@ def summarise(rows: list[dict[str, Any]], settings: Settings) -> list[dict[str, 
         line: dict[str, Any] = dict(zip(KEYS, key, strict=True))
         line |= {"ipc": members[0]["ipc"], "runs": len(members)}
         line |= {name: mean_std(m[name] for m in members) for name in ("top1", "top5", "worst_group")}
+        line["mean_per_class"] = mean_std(m.get("mean_per_class") for m in members)  # older tables lack it
+        line["over_random"] = (gains or {}).get(key)
         line["fingerprints"] = sorted({str(m["fingerprint"]) for m in members})
         summary.append(line)
     summary.sort(key=lambda line: [_place(order.get(k, []), line[k]) for k in _SORT])
@@ -250,7 +277,7 @@ def gather(sources: Sources, settings: Settings) -> dict[str, Any]:
     """Everything on the page that is the same whenever and wherever it is computed; this becomes ``report.json``."""
     first, method = settings.encoders[0], main_method(settings)
     chosen = sources.sets[first, method]
-    summary = summarise(sources.results, settings)
+    summary = summarise(sources.results, settings, sources.gains)
     kernels = sources.kernels[first]
     train = kernels.get("n")
     head = headline(summary, len(chosen.first_draw), train, settings)

@@ -7,13 +7,16 @@ from typing import Any
 
 from ..catalogue.methods import selects
 from ..catalogue.protocols import bound_of
-from .data import KEYS, full_accuracy, mean_std, read_table
+from .data import KEYS, full_accuracy, gains_over_random, mean_std, read_table
 
 __all__ = ["COLUMNS", "headline_of", "result_lines"]
 
-COLUMNS = (*KEYS, "ipc", "probes", "top1", "top1_std", "share_of_full", "top5", "worst_group", "headline")
+_MORE = ("top5", "mean_per_class", "worst_group")
+COLUMNS = (*KEYS, "ipc", "probes", "top1", "top1_std", "share_of_full", "over_random", *_MORE, "headline")
 """Keys of a line: names; images per class; probes it is the mean of; percent, ``None`` where there is no value; whether
-it is *the* number (``headline_of``), which one line at most is.
+it is *the* number (``headline_of``), which one line at most is. ``mean_per_class`` is the mean of the classes' top-1,
+``worst_group`` the lowest top-1 of any group of test images; ``over_random`` is top-1 less that of as many random real
+images under the same protocol and views, in points, where the method ``random`` was evaluated.
 """
 
 
@@ -22,7 +25,8 @@ def result_lines(path: Path) -> list[dict[str, Any]]:
 
     They are sorted by the evaluating encoder, then by probe (in the order of the settings, the headline's first, each
     with the probe on all training images that bounds it), by views, and from the highest top-1 to the lowest.
-    ``share_of_full`` is top-1 in percent of that bound's.
+    ``share_of_full`` is top-1 in percent of that bound's. ``over_random`` is read from the ``metrics.json`` beside
+    the file; ``None`` where there is none.
 
     Raises ``ArtifactError`` when the file is missing, damaged or empty.
     """
@@ -31,12 +35,14 @@ def result_lines(path: Path) -> list[dict[str, Any]]:
         if row["method"] != "full" or row["distil_encoder"] == row["eval_encoder"]:  # who distils matters not to it
             groups.setdefault(tuple(row[key] for key in KEYS), []).append(row)
     summary = [dict(zip(KEYS, key, strict=True)) | _scores(rows) for key, rows in groups.items()]
+    gains = gains_over_random(path.with_name("metrics.json"))
     lines = []
     for line in summary:
         best = full_accuracy(summary, line["eval_encoder"], line["protocol"])
         top1, spread = line["top1"]["mean"], line["top1"]["std"]
         share = round(100 * top1 / best, 6) if best and top1 is not None and line["method"] != "full" else None
-        lines.append(line | {"top1": top1, "top1_std": spread, "share_of_full": share, "headline": False})
+        more = {"share_of_full": share, "over_random": gains.get(tuple(line[key] for key in KEYS)), "headline": False}
+        lines.append(line | {"top1": top1, "top1_std": spread} | more)
     number = _number(lines)
     if number is not None:
         number["headline"] = True
@@ -46,7 +52,7 @@ def result_lines(path: Path) -> list[dict[str, Any]]:
 def _scores(rows: list[dict[str, Any]]) -> dict[str, Any]:
     scores: dict[str, Any] = {"ipc": rows[0]["ipc"], "probes": len(rows)}
     scores["top1"] = mean_std(row["top1"] for row in rows)
-    return scores | {name: mean_std(row[name] for row in rows)["mean"] for name in ("top5", "worst_group")}
+    return scores | {name: mean_std(row.get(name) for row in rows)["mean"] for name in _MORE}
 
 
 def _sorted(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from .data import BOUNDS, KEYS, TITLES
 from .files import linked_files
 from .gallery import gallery
 from .pictures import SHEET, SHEET_COLUMNS
+from .table import tells_mean_per_class
 from .transfer import heat_maps
 from .words import classifier_in_words, views_in_words
 
@@ -67,6 +68,7 @@ def render(
         transfer=heat_maps(facts),
         classes=_classes(facts, settings),
         groups=_groups(facts["summary"], clocks),
+        unbalanced=_unbalanced(facts["summary"]),
         stages=stage_lines(clocks),
         distill_seconds=distill_seconds(clocks, facts["headline"]),
         insight=insight,
@@ -120,6 +122,7 @@ def breakable(name: str) -> Markup:
 _FILTERS: dict[str, Callable[..., Any]] = {
     "count": lambda number: f"{number:,}",
     "percent": lambda value: "–" if value is None else f"{value:.1f}",
+    "points": lambda value: "–" if value is None else f"{value:+.1f}".replace("-", "−"),
     "method": lambda name: TITLES.get(name, name),
     "protocol": lambda name: _PROTOCOLS.get(name, name),
     "views": views_in_words,
@@ -193,6 +196,12 @@ def _groups(summary: list[dict[str, Any]], clocks: list[dict[str, Any]]) -> list
         {"encoder": encoder, "protocol": protocol, "lines": sorted(lines, key=lambda line: line["method"] == "full")}
         for (encoder, protocol), lines in groups.items()
     ]
+
+
+def _unbalanced(summary: list[dict[str, Any]]) -> bool:
+    """Whether any mean-per-class accuracy is another than top-1 to the one decimal that the page shows."""
+    scores = ("top1", "mean_per_class")
+    return tells_mean_per_class([{name: line[name]["mean"] for name in scores} for line in summary], digits=1)
 
 
 def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:

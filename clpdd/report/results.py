@@ -11,7 +11,7 @@ from ..runtime.notebook import figure_of, html_table, optional
 from ..storage.layout import Layout
 from .data import read_table
 from .lines import COLUMNS, headline_of
-from .table import headline_in_words, lines_of, table_of, tells_top5
+from .table import headline_in_words, lines_of, table_of, tells_mean_per_class, tells_top5
 from .words import views_in_words
 
 __all__ = ["Results"]
@@ -84,11 +84,20 @@ class Results(dict[str, dict[str, float]]):
             "top1": "top-1 %",
             "top1_std": "±",
             "share_of_full": "% of full",
+            "over_random": "over random",
             "top5": "top-5 %",
+            "mean_per_class": "mean per class %",
+            "worst_group": "worst group %",
             "probes": "probes",
         }
         if not tells_top5(self.lines):
             shown.pop("top5")
+        if all(line["over_random"] is None for line in self.lines):
+            shown.pop("over_random")
+        if not tells_mean_per_class(self.lines):
+            shown.pop("mean_per_class")
+        if all(line["worst_group"] is None for line in self.lines):
+            shown.pop("worst_group")
         header = ("probe", "trained on", "method", *shown.values())
         rows = [
             (

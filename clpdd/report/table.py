@@ -20,6 +20,7 @@ __all__ = [
     "result_json",
     "result_table",
     "table_of",
+    "tells_mean_per_class",
     "tells_top5",
 ]
 
@@ -58,8 +59,11 @@ def table_of(lines: list[dict[str, Any]]) -> str:
     several = len({line[key] for line in lines for key in ("distil_encoder", "eval_encoder")}) > 1
     grouped = any(line["worst_group"] is not None for line in lines)
     encoders = ["distilled with", "evaluated with"] if several else []
-    telling = tells_top5(lines)
-    more = [*(["top-5 %"] if telling else []), *(["worst group %"] if grouped else [])]
+    telling, unbalanced = tells_top5(lines), tells_mean_per_class(lines)
+    compared = any(line["over_random"] is not None for line in lines)
+    more = ["over random"] if compared else []
+    more += [*(["top-5 %"] if telling else []), *(["mean per class %"] if unbalanced else [])]
+    more += ["worst group %"] if grouped else []
     header = ["probe", "trained on", "method", *encoders, "top-1 %", "% of full", *more, "probes"]
     cells = []
     for line in lines:
@@ -67,7 +71,9 @@ def table_of(lines: list[dict[str, Any]]) -> str:
         seen = "all images" if line["method"] == "full" else views_in_words(line["views"], of_each=False)
         top1 = "" if line["top1"] is None else with_spread(line["top1"], line["top1_std"])
         numbers = [top1, _percent(line["share_of_full"], 1)]
+        numbers += [_points(line["over_random"])] if compared else []
         numbers += [_percent(line["top5"])] if telling else []
+        numbers += [_percent(line["mean_per_class"])] if unbalanced else []
         last = [_percent(line["worst_group"])] if grouped else []
         cells.append([line["protocol"], seen, line["method"], *names, *numbers, *last, str(line["probes"])])
     text = aligned([header, *cells], left=3 + len(encoders))
@@ -75,6 +81,7 @@ def table_of(lines: list[dict[str, Any]]) -> str:
     shown = dict.fromkeys(line["protocol"] for line in lines)
     meanings = [(name, probe_in_words(name, judging)) for name in shown]
     told = [f"{name}: {meaning}" for name, meaning in meanings if meaning]
+    told += ["over random: points of top-1 above as many random real images, probed alike"] if compared else []
     number = headline_in_words(headline_of(lines))
     return "\n\n".join([text, "\n".join([*told, *([number] if number else [])])])
 
@@ -84,8 +91,20 @@ def tells_top5(lines: list[dict[str, Any]]) -> bool:
     return any(line["top5"] is not None and line["top5"] < 100 for line in lines)
 
 
+def tells_mean_per_class(lines: list[dict[str, Any]], digits: int = 2) -> bool:
+    """Whether mean-per-class accuracy differs from top-1 when both are rounded to ``digits``: not where every class has
+    as many test images.
+    """
+    known = [(line["mean_per_class"], line["top1"]) for line in lines]
+    return any(None not in pair and abs(pair[0] - pair[1]) >= 0.5 * 10**-digits for pair in known)
+
+
 def _percent(value: float | None, digits: int = 2) -> str:
     return "" if value is None else f"{value:.{digits}f}"
+
+
+def _points(value: float | None) -> str:
+    return "" if value is None else f"{value:+.2f}"
 
 
 def headline_in_words(line: dict[str, Any] | None) -> str:

@@ -33,6 +33,7 @@ from clpdd.features.by_class import Scale
 from clpdd.functional.coresets import herding
 from clpdd.probe.closed_form import fit_ridge
 from clpdd.probe.scoring import score
+from clpdd.storage.files import read_json
 
 from .conftest import SETTINGS, SPLITS, World, rows_of
 
@@ -292,6 +293,8 @@ def test_a_set_of_real_images_is_worth_what_their_features_say(world: World, ben
     assert found.top1 == pytest.approx(score(probes, bench.judge.blocks(4096)).top1[0])
     assert found.share_of_full == pytest.approx(100 * found.top1 / found.full)
     assert "worth " in found.described()
+    apart = f"class means lie {found.mean_distance:.2f} times as far from the real ones as the mean of all classes does"
+    assert apart in found.described().splitlines()
     assert "real images per class" in found.described()
 
 
@@ -303,14 +306,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Digits with the shipped encoder, a few of each, evaluated once."""
     root = tmp_path_factory.mktemp("project")
     (root / "params.yaml").write_text(
-        "methods: [centroid]\n"
+        "methods: [centroid, random]\n"
         "dataset: {max_per_class: {train: 12, validation: 6, test: 6}}\n"
         "evaluate: {seeds: 2, epochs: 20, views: 3}\n"
     )
-    for command in ("index", "cache", "kernels", "distill", "evaluate"):
-        extra = ["--encoder", "clpdd_resnet14"] * (command in ("cache", "kernels", "distill"))
-        extra += ["--method", "centroid"] * (command == "distill")
-        assert run(root, command, *extra) == 0
+    one = ("--encoder", "clpdd_resnet14")
+    made = [("distill", *one, "--method", method) for method in ("centroid", "random")]
+    for command in (("index",), ("cache", *one), ("kernels", *one), *made, ("evaluate",)):
+        assert run(root, *command) == 0
     return root
 
 
@@ -333,6 +336,42 @@ def test_the_command_tells_what_evaluation_tells_of_the_same_images(
     assert run(project, "score", str(project / "params.yaml"), "--encoder", "clpdd_resnet14") == 3
     assert "params.yaml" in capsys.readouterr().err
     assert run(project, "score", str(made), "--encoder", "resnet18") == 2
+
+
+def test_other_programs_get_what_evaluation_wrote_and_the_gain_over_random_images(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The random images are those of the method ``random``, image for image: so are the differences."""
+    made = str(project / "data" / "distilled" / "clpdd_resnet14" / "centroid")
+    capsys.readouterr()
+    assert run(project, "score", made, "--random", "--json", "--worth") == 0
+    *lines, worth = json.loads(capsys.readouterr().out)
+    metrics = read_json(project / "data" / "results" / "metrics.json")["clpdd_resnet14"]["centroid"]
+    assert {f"{line['protocol']}-{line['views']}" for line in lines} == set(metrics)
+    for line in lines:
+        wanted = metrics[f"{line['protocol']}-{line['views']}"]
+        for name in ("top1", "over_random", "top5", "mean_per_class"):
+            assert line[name] == pytest.approx(wanted[name], abs=1e-4), name
+        assert (line["eval_encoder"], line["worst_group"]) == ("clpdd_resnet14", None)
+        assert (line["top1_std"] is None) == (line["probes"] == 1)
+    (clean,) = [line["top1"] for line in lines if (line["protocol"], line["views"]) == ("closed_form", "clean")]
+    assert worth["worth"]["top1"] == clean
+    assert worth["worth"]["curves"].keys() == {"random", "herding"}
+
+
+def test_without_random_images_no_gain_is_told(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert run(project, "score", str(project / "data" / "distilled" / "clpdd_resnet14" / "centroid"), "--json") == 0
+    assert {line["over_random"] for line in json.loads(capsys.readouterr().out)} == {None}
+
+
+def test_more_random_images_than_there_are_training_images_are_refused(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = [0] * 13 + list(range(1, 10))
+    write_folder(tmp_path / "set", torch.zeros(len(labels), 3, 8, 8, dtype=torch.uint8), labels, NAMES)
+    assert run(project, "score", str(tmp_path / "set"), "--random") == 3
+    assert "class '0' has 13 images in the set, and only 12 training images" in capsys.readouterr().err
 
 
 def test_test_features_of_other_versions_are_compared_before_images_are_judged_by_them(

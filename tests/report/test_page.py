@@ -9,6 +9,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from clpdd.config.dataset import DatasetSettings
@@ -18,6 +20,7 @@ from clpdd.distilled.dataset import DistilledSet
 from clpdd.errors import ArtifactError
 from clpdd.report.titles import dataset_title
 from clpdd.stages.report import write_report
+from clpdd.storage.files import write_json
 from clpdd.storage.layout import Layout
 
 from .artifacts import DIGITS, HOSTILE, write_artifacts
@@ -158,6 +161,36 @@ def test_damaged_results_and_animations_are_named(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(ArtifactError, match=r"results\.parquet is damaged"):
         write_report(layout, settings)
+
+
+def test_mean_per_class_accuracy_stands_on_the_page_where_it_is_another_than_top1(tmp_path: Path) -> None:
+    settings = parse_settings({"methods": ["clp"]})
+    layout = write_artifacts(tmp_path, settings, DIGITS[:2], side=16)
+    assert "Mean per class" not in write_report(layout, settings)["report.html"].read_text()
+    file = layout.results / "results.parquet"
+    rows = pq.ParquetFile(file).read().to_pylist()
+    pq.write_table(pa.Table.from_pylist([row | {"mean_per_class": 12.34} for row in rows]), file)
+    written = write_report(layout, settings)
+    assert '<td class="num">12.3</td>' in written["report.html"].read_text()
+    assert {line["mean_per_class"]["mean"] for line in json.loads(written["report.json"].read_text())["summary"]} == {
+        12.34
+    }
+
+
+def test_what_a_set_gains_over_random_images_stands_on_the_page(tmp_path: Path) -> None:
+    settings = parse_settings({"methods": ["clp", "random"]})
+    layout = write_artifacts(tmp_path, settings, DIGITS[:2], side=16)
+    before = write_report(layout, settings)["report.html"].read_text()
+    assert "Over random" not in before
+    gains = {"sgd-bank-100": {"over_random": 33.21}, "closed_form-clean": {"over_random": -0.52}}
+    write_json(layout.results / "metrics.json", {"clpdd_resnet14": {"clp": gains}})
+    paths = write_report(layout, settings)
+    page, facts = paths["report.html"].read_text(), json.loads(paths["report.json"].read_text())
+    assert "Over random" in page
+    assert '<td class="num">+33.2</td>' in page
+    assert '<td class="num">−0.5</td>' in page
+    assert {line["over_random"] for line in facts["summary"]} == {33.21, -0.52, None}
+    assert "results/metrics.json" in facts["digests"]
 
 
 def test_texts_from_the_data_stay_text(hostile: tuple[Layout, Settings], tmp_path: Path) -> None:

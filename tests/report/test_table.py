@@ -5,16 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from clpdd.catalogue.protocols import PROTOCOLS
 from clpdd.config.settings import Settings
 from clpdd.report.data import gather, read_sources
-from clpdd.report.lines import headline_of, result_lines
+from clpdd.report.lines import COLUMNS, headline_of, result_lines
+from clpdd.report.results import Results
 from clpdd.report.table import result_csv, result_json, result_table, table_of
 from clpdd.runtime.tables import aligned
+from clpdd.storage.files import write_json
 from clpdd.storage.layout import Layout
 
 
@@ -51,8 +56,8 @@ def line(method: str, protocol: str, views: str, top1: float) -> dict[str, Any]:
     names: dict[str, Any] = {"method": method, "protocol": protocol, "views": views}
     names |= {"distil_encoder": "e", "eval_encoder": "e"}
     share = None if method == "full" else 100 * top1 / 97.8
-    scores = {"top1": top1, "top1_std": None, "share_of_full": share, "top5": 100.0, "worst_group": None}
-    return names | {"ipc": 1, "probes": 1} | scores | {"headline": method == "clp"}
+    scores = dict.fromkeys(COLUMNS) | {"top1": top1, "share_of_full": share, "top5": 100.0, "mean_per_class": top1}
+    return scores | names | {"ipc": 1, "probes": 1, "headline": method == "clp"}
 
 
 def test_lines_of_results_are_sorted(plain: tuple[Layout, Settings]) -> None:
@@ -123,6 +128,63 @@ def test_other_programs_get_the_same_lines(plain: tuple[Layout, Settings]) -> No
     assert [row["method"] for row in rows] == [found["method"] for found in lines]
     assert float(rows[1]["top1"]) == lines[1]["top1"]
     assert rows[0]["share_of_full"] == ""
+
+
+def test_mean_per_class_accuracy_is_in_the_table_where_it_is_another_than_top1() -> None:
+    lines = [line(method, protocol, views, top1) for method, protocol, views, top1 in SCORES]
+    lines[1]["mean_per_class"] = lines[1]["top1"] + 0.004  # rounding
+    assert "mean per class %" not in table_of(lines)
+    assert "mean per class %" not in Results({}, lines)._repr_html_()
+    lines[1]["mean_per_class"] = 71.25
+    header, *rows = table_of(lines).splitlines()
+    assert header.split()[-5:] == ["mean", "per", "class", "%", "probes"]
+    assert [row.split()[-2] for row in rows[:3]] == ["97.80", "71.25", "49.50"]
+    assert ">71.25<" in Results({}, lines)._repr_html_()
+
+
+def test_other_programs_always_get_the_mean_per_class_accuracy(plain: tuple[Layout, Settings]) -> None:
+    rows = json.loads(result_json(plain[0]))
+    assert all(row["mean_per_class"] == pytest.approx(row["top1"]) for row in rows)
+    assert "mean_per_class" in result_csv(plain[0]).splitlines()[0].split(",")
+
+
+def test_results_without_mean_per_class_accuracy_still_are_a_table(
+    plain: tuple[Layout, Settings], tmp_path: Path
+) -> None:
+    """Versions before it wrote none."""
+    older = pq.ParquetFile(plain[0].results / "results.parquet").read().drop_columns(["mean_per_class"])
+    pq.write_table(older, tmp_path / "results.parquet")
+    assert {found["mean_per_class"] for found in result_lines(tmp_path / "results.parquet")} == {None}
+
+
+def with_gains(layout: Layout, folder: Path) -> Path:
+    """The results beside a ``metrics.json`` with the gain over random images of one method, under one protocol."""
+    gains = {"closed_form-clean": {"over_random": 22.5}, "closed_form-bank-100": {"over_random": -1.25}}
+    shutil.copy(layout.results / "results.parquet", folder)
+    write_json(folder / "metrics.json", {"clpdd_resnet14": {"clp": gains, "random": {"closed_form-clean": {}}}})
+    return folder / "results.parquet"
+
+
+def test_what_a_set_gains_over_random_images_stands_in_its_line(plain: tuple[Layout, Settings], tmp_path: Path) -> None:
+    """Once on images as they are, once on augmented views: the two differences that DD-Ranking's scores are made of."""
+    lines = result_lines(with_gains(plain[0], tmp_path))
+    found = {tuple(line[key] for key in ("method", "protocol", "views")): line["over_random"] for line in lines}
+    assert found.pop(("clp", "closed_form", "clean")) == 22.5
+    assert found.pop(("clp", "closed_form", "bank-100")) == -1.25
+    assert set(found.values()) == {None}
+    text = table_of(lines)
+    assert "% of full  over random  top-5 %" in text.splitlines()[0]
+    assert "  +22.50  " in text
+    assert "   -1.25  " in text
+    assert "over random: points of top-1 above as many random real images" in text
+    assert "<th>over random</th>" in Results({}, lines)._repr_html_()
+
+
+def test_where_random_images_were_not_judged_nothing_is_said_of_them(plain: tuple[Layout, Settings]) -> None:
+    lines = result_lines(plain[0].results / "results.parquet")
+    assert {line["over_random"] for line in lines} == {None}
+    assert "over random" not in table_of(lines)
+    assert "over random" not in Results({}, lines)._repr_html_()
 
 
 def test_columns_are_as_wide_as_their_longest_cell() -> None:
