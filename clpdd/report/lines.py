@@ -9,7 +9,7 @@ from ..catalogue.methods import selects
 from ..catalogue.protocols import bound_of
 from .data import KEYS, full_accuracy, gains_over_random, mean_std, read_table
 
-__all__ = ["COLUMNS", "headline_of", "result_lines"]
+__all__ = ["COLUMNS", "headline_of", "result_lines", "tells_mean_per_class"]
 
 _MORE = ("top5", "mean_per_class", "worst_group")
 COLUMNS = (*KEYS, "ipc", "probes", "top1", "top1_std", "share_of_full", "over_random", *_MORE, "headline")
@@ -68,6 +68,14 @@ def _sorted(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return encoders.index(line["eval_encoder"]), number, views == "clean", views, best
 
     return sorted(lines, key=place)
+
+
+def tells_mean_per_class(lines: list[dict[str, Any]], digits: int = 2) -> bool:
+    """Whether mean-per-class accuracy differs from top-1 when both are rounded to ``digits``: not where every class has
+    as many test images.
+    """
+    known = [(line["mean_per_class"], line["top1"]) for line in lines]
+    return any(None not in pair and abs(pair[0] - pair[1]) >= 0.5 * 10**-digits for pair in known)
 
 
 def headline_of(lines: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -20,8 +20,8 @@ from .clocks import distill_seconds, evaluation_clocks, stage_lines
 from .data import BOUNDS, KEYS, TITLES
 from .files import linked_files
 from .gallery import gallery
+from .lines import tells_mean_per_class
 from .pictures import SHEET, SHEET_COLUMNS
-from .table import tells_mean_per_class
 from .transfer import heat_maps
 from .words import classifier_in_words, views_in_words
 

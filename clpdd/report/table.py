@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import ArtifactError
 from ..runtime.tables import aligned, with_spread
 from ..storage.layout import Layout
-from .lines import COLUMNS, headline_of, result_lines
+from .lines import COLUMNS, headline_of, result_lines, tells_mean_per_class
 from .words import probe_in_words, views_in_words
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
     "result_json",
     "result_table",
     "table_of",
-    "tells_mean_per_class",
     "tells_top5",
 ]
 
@@ -89,14 +88,6 @@ def table_of(lines: list[dict[str, Any]]) -> str:
 def tells_top5(lines: list[dict[str, Any]]) -> bool:
     """Whether top-5 says anything: of five classes or fewer it is always 100 %."""
     return any(line["top5"] is not None and line["top5"] < 100 for line in lines)
-
-
-def tells_mean_per_class(lines: list[dict[str, Any]], digits: int = 2) -> bool:
-    """Whether mean-per-class accuracy differs from top-1 when both are rounded to ``digits``: not where every class has
-    as many test images.
-    """
-    known = [(line["mean_per_class"], line["top1"]) for line in lines]
-    return any(None not in pair and abs(pair[0] - pair[1]) >= 0.5 * 10**-digits for pair in known)
 
 
 def _percent(value: float | None, digits: int = 2) -> str:
