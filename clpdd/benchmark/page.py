@@ -17,7 +17,7 @@ from ..report.figures import Tick, matrix, nice_ticks
 from ..report.page import template
 from ..storage.files import write_bytes
 from . import readings
-from .readings import Mean
+from .readings import End, Mean
 from .table import SCHEMA
 
 __all__ = ["read_comparison", "write_comparison"]
@@ -185,7 +185,7 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
     return "M" + " L".join(f"{x:g} {y:g}" for x, y in points)
 
 
-def _memory(last: dict[str, dict[str, Mean]]) -> list[dict[str, Any]]:
+def _memory(last: dict[str, dict[str, End]]) -> list[dict[str, Any]]:
     """Bars of the methods with steps: what the distillation added to its process, in percent of the largest peak."""
     peaks = {name: m.mean for name, m in last["peak_memory_mb"].items() if name in last["seconds"]}
     most = max(peaks.values(), default=1.0)
@@ -208,7 +208,6 @@ def _varied(key: tuple[Any, ...], rows: Rows) -> dict[str, Any]:
     return {"dataset": key[0], "encoder": key[1], "groups": groups, "heats": heats, "kinds": kinds} | {
         "ipc": first["ipc"],
         "steps": first["step"],
-        "seeds": len({row["seed"] for row in rows}),
     }
 
 

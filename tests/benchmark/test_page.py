@@ -32,8 +32,10 @@ def page(raced: Race, varied: list[dict[str, Any]], tmp_path_factory: pytest.Tem
 
 def test_the_page_tells_the_figures_with_command_machine_and_versions(page: Path) -> None:
     text = page.read_text()
-    for said in ("27.0 ± 4.2 below", "10.0 × the time; 2.0 ± 11.3 below", "34 s", "1 of 2 seeds", "clpdd benchmark"):
+    for said in ("27.0 ± 4.2 below", "10.0 × the time; 2.0 ± 11.3 below", "34 s", "1 of 2 seeds", "± 0.7 probes"):
         assert said in text, said
+    assert "± 2.8 distillations" in text
+    assert "clpdd benchmark" in text
     assert "torch 2" in text
     assert "Temperature × ridge" in text
     assert "<i>digits</i>" not in text
