@@ -18,7 +18,7 @@ from ..report.page import template
 from ..storage.files import write_bytes
 from . import readings
 from .readings import End, Mean
-from .table import SCHEMA
+from .table import LATER, SCHEMA
 
 __all__ = ["read_comparison", "write_comparison"]
 
@@ -49,18 +49,20 @@ class Panel:
 
 
 def read_comparison(path: Path | str) -> Rows:
-    """Rows of a table of ``clpdd benchmark`` or ``clpdd ablate``. Raises ``ArtifactError``."""
+    """Rows of a table of ``clpdd benchmark`` or ``clpdd ablate``; null in columns that an older one lacks.
+
+    Raises ``ArtifactError``.
+    """
     try:
         table = pq.read_table(path, memory_map=False)
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} does not exist: make it with clpdd benchmark or clpdd ablate") from error
     except (pa.ArrowException, OSError) as error:
         raise ArtifactError(f"{path} is not a table that can be read ({error})") from error
-    absent = [name for name in SCHEMA.names if name not in table.column_names]
+    absent = [name for name in SCHEMA.names if name not in (*table.column_names, *LATER)]
     if absent or not table.num_rows:
         raise ArtifactError(f"{path} is no table of a comparison: {f'it lacks {absent[0]}' if absent else 'no rows'}")
-    rows: Rows = table.to_pylist()
-    return rows
+    return [dict.fromkeys(LATER) | row for row in table.to_pylist()]
 
 
 def write_comparison(tables: Sequence[Path], out: Path) -> Path:
@@ -68,7 +70,8 @@ def write_comparison(tables: Sequence[Path], out: Path) -> Path:
     rows = [row for path in tables for row in read_comparison(path)]
     races = [_race(key, own) for key, own in _split([r for r in rows if not r["group"]], "dataset", "encoder").items()]
     varied = [_varied(key, own) for key, own in _split([r for r in rows if r["group"]], "dataset", "encoder").items()]
-    page = template("comparison.html.j2").render(races=races, varied=varied, facts=readings.facts(rows))
+    told = {"facts": readings.facts(rows), "skipped": readings.skipped(rows)}
+    page = template("comparison.html.j2").render(races=races, varied=varied, **told)
     write_bytes(out, page.encode())
     return out
 

@@ -23,6 +23,7 @@ __all__ = [
     "mean",
     "mean_by_time",
     "mean_curve",
+    "skipped",
     "time_to",
 ]
 
@@ -212,3 +213,8 @@ def facts(rows: Rows) -> list[dict[str, Any]]:
     """Command, machine and versions of every distinct making of the rows."""
     seen = dict.fromkeys((row["command"], row["machine"], row["versions"]) for row in rows)
     return [{"command": c, "machine": m, "versions": json.loads(v)} for c, m, v in seen]
+
+
+def skipped(rows: Rows) -> list[str]:
+    """Protocols that the settings ask for and a comparison with one encoder does not run, sorted."""
+    return sorted({name for row in rows for name in json.loads(row["skipped"] or "[]")})

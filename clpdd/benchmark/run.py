@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..catalogue.protocols import PROTOCOLS
 from ..config.distill import DistillSettings
 from ..datasets.index import Index
 from ..distilled.dataset import DistilledSet
@@ -36,6 +37,11 @@ from .track import read_track
 __all__ = ["compare"]
 
 log = logging.getLogger(__name__)
+
+_SKIPPED = (
+    "evaluate.protocols names %s, which judge images with another encoder than made them: this comparison, with one "
+    "encoder, leaves them out. clpdd evaluate runs them on the sets that clpdd distill made"
+)
 
 
 def compare(
@@ -102,6 +108,9 @@ class _Runner:
         wanted = project.settings.benchmark
         probes = {"seeds": wanted.probe_seeds, "views": wanted.views}
         self.settings = project.settings.evaluate.model_copy(update=probes)
+        self.skipped = [name for name in self.settings.protocols if PROTOCOLS[name].across]
+        if self.skipped:
+            log.warning(_SKIPPED, " and ".join(self.skipped))
         self.data = project.training(encoder)
         self.options = project.encoder_arguments(encoder)
         self.bench = open_bench(encoder, evaluation_data(project.layout, encoder, project.encoder(encoder)), judge)
@@ -228,6 +237,7 @@ class _Runner:
             "versions": json.dumps(versions(), sort_keys=True),
             "command": self.command,
             "fingerprint": work.digest,
+            "skipped": json.dumps(self.skipped),
         }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-__all__ = ["SCHEMA", "table_bytes"]
+__all__ = ["LATER", "SCHEMA", "table_bytes"]
 
 SCHEMA = pa.schema(
     [
@@ -40,9 +40,13 @@ SCHEMA = pa.schema(
         ("versions", pa.string()),  # JSON
         ("command", pa.string()),
         ("fingerprint", pa.string()),  # of the distillation
+        ("skipped", pa.string()),  # JSON: protocols of the settings that a comparison with one encoder does not run
     ]
 )
 """Columns of ``benchmark.parquet`` and ``ablations.parquet``."""
+
+LATER = ("skipped",)
+"""Columns that older tables lack: read as null."""
 
 
 def table_bytes(rows: list[dict[str, Any]]) -> bytes:
