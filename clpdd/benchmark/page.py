@@ -17,6 +17,7 @@ from ..report.figures import Tick, matrix, nice_ticks
 from ..report.page import template
 from ..storage.files import write_bytes
 from . import readings
+from .due import owed, own_seconds, whole_seconds
 from .readings import End, Mean
 from .table import LATER, SCHEMA
 
@@ -93,7 +94,7 @@ def _race(key: tuple[Any, ...], rows: Rows) -> dict[str, Any]:
 
 
 def _size(ipc: int, rows: Rows) -> dict[str, Any]:
-    names = list(dict.fromkeys(row["name"] for row in rows))
+    named = _split(rows, "name")
     moving = list(dict.fromkeys(row["name"] for row in rows if row["step"] is not None))
     colours = {name: i for i, name in enumerate(moving)}
     judged = [
@@ -102,12 +103,15 @@ def _size(ipc: int, rows: Rows) -> dict[str, Any]:
         if any(row["step"] is not None for row in own)
     ]
     last = {key: readings.ends(rows, lambda row, key=key: row[key]) for key in _COSTS}  # type: ignore[misc]  # mypy types no lambda with a default
+    own, whole = readings.ends(rows, own_seconds), readings.ends(rows, whole_seconds)
+    unknown = {name: list(dict.fromkeys(word for row in mine for word in owed(row))) for (name,), mine in named.items()}
     bounds = {(j["protocol"], j["views"]): j["ends"] for j in judged}
     lines = [
         {"name": name, "colour": colours.get(name)}
         | {key: last[key].get(name) for key in _COSTS}
-        | {"top1": [own.get(name) for own in bounds.values()]}
-        for name in names
+        | {"top1": [ends.get(name) for ends in bounds.values()]}
+        | {"own": own.get(name), "whole": whole.get(name), "unknown": unknown[name]}
+        for (name,) in named
     ]
     return {"ipc": ipc, "judged": judged, "lines": lines, "bars": _memory(last)}
 

@@ -30,6 +30,7 @@ from ..storage.files import read_json, sha256_bytes, sha256_tree, write_bytes, w
 from ..storage.provenance import code_digest
 from ..storage.work import WorkFolder, fingerprint, versions
 from .child import Order, run_apart
+from .due import preparation
 from .plan import Job, marks_by_clock, marks_by_steps
 from .table import table_bytes
 from .track import read_track
@@ -111,7 +112,7 @@ class _Runner:
         self.skipped = [name for name in self.settings.protocols if PROTOCOLS[name].across]
         if self.skipped:
             log.warning(_SKIPPED, " and ".join(self.skipped))
-        self.data = project.training(encoder)
+        self.encoder, self.data = encoder, project.training(encoder)
         self.options = project.encoder_arguments(encoder)
         self.bench = open_bench(encoder, evaluation_data(project.layout, encoder, project.encoder(encoder)), judge)
         self.machine = describe_machine(self.bench.encoder.device)
@@ -237,6 +238,7 @@ class _Runner:
             "versions": json.dumps(versions(), sort_keys=True),
             "command": self.command,
             "fingerprint": work.digest,
+            **preparation(self.project.layout.clocks, self.encoder, job.method, job.settings),
             "skipped": json.dumps(self.skipped),
         }
 

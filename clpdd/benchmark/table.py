@@ -40,12 +40,16 @@ SCHEMA = pa.schema(
         ("versions", pa.string()),  # JSON
         ("command", pa.string()),
         ("fingerprint", pa.string()),  # of the distillation
+        ("setup_seconds", pa.float64()),  # before the first step: inputs, starting images, loading
+        ("selection_seconds", pa.float64()),  # of a method without steps
+        ("features_seconds", pa.float64()),  # of the stage cache, training and validation; 0: the method reads none
+        ("kernels_seconds", pa.float64()),  # likewise of the stage kernels; null: no clock reading was there
         ("skipped", pa.string()),  # JSON: protocols of the settings that a comparison with one encoder does not run
     ]
 )
 """Columns of ``benchmark.parquet`` and ``ablations.parquet``."""
 
-LATER = ("skipped",)
+LATER = ("setup_seconds", "selection_seconds", "features_seconds", "kernels_seconds", "skipped")
 """Columns that older tables lack: read as null."""
 
 

@@ -39,6 +39,8 @@ def test_the_table_holds_every_point_under_every_protocol(raced: Race) -> None:
     assert json.loads(sgd[0]["changed"])["augmentations"] == 1
     assert json.loads(sgd[0]["versions"])["torch"] == torch.__version__.split("+")[0]
     assert {r["judge"] for r in rows} == {"test"}
+    assert all(r["setup_seconds"] > 0 for r in rows if r["step"] is not None)
+    assert all(r["selection_seconds"] > 0 for r in rows if r["step"] is None)
     assert {r["skipped"] for r in rows} == {"[]"}
     assert {r["step"] for r in rows if r["name"] == "full"} == {None}
     assert {r["protocol"] for r in rows if r["name"] == "full"} == {"closed_form", "logistic"}
