@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +22,17 @@ from typing import Any
 import torch
 
 from .. import errors
+from ..catalogue.methods import METHODS
 from ..config.distill import DistillSettings
 from ..config.runtime import RuntimeSettings
 from ..config.variants import MethodVariant
 from ..encoders.loading import load_encoder
 from ..errors import ClpddError, Preempted, ResourceError
-from ..optimise.context import Watch
+from ..optimise.context import Snapshot, Watch
 from ..runtime.machine import peak_memory_mb
 from ..stages.distill import distill
 from ..stages.project import Run, TrainingData
-from ..storage.files import remove
+from ..storage.files import read_json, remove, write_json
 from .plan import UNTIL_STOPPED
 from .track import BudgetSpent, Track, read_track
 
@@ -72,8 +74,10 @@ class Order:
 def run_apart(order: Order, tick: Callable[[], object] = lambda: None) -> dict[str, float]:
     """Carry out ``order`` in a new process.
 
-    Returns its ``peak_memory_mb`` and ``idle_memory_mb``, what of it was there before the distillation began. ``tick``
-    is called every now and then; when it raises, the process saves its state and ends.
+    Returns its ``peak_memory_mb`` and ``idle_memory_mb``, what of it was there before the distillation began, and in
+    seconds ``setup_seconds`` until the first step, or ``selection_seconds`` of a method without steps; both are absent
+    where an earlier attempt's work was continued before they were measured. ``tick`` is called every now and then;
+    when it raises, the process saves its state and ends.
 
     Raises what the distillation raised; ``Preempted`` when the process was stopped.
     """
@@ -119,9 +123,19 @@ def _carry_out(order: Order) -> dict[str, float]:
     settings = DistillSettings.model_validate_json(json.dumps(order.settings))
     runtime = RuntimeSettings.model_validate_json(json.dumps(order.runtime))
     idle = peak_memory_mb()
-    track = Track(out / "track", order.seconds)
+    track, timed = Track(out / "track", order.seconds), out / "timed.json"
+    fresh = not any(work.rglob("done.json"))  # else some of it was made by an earlier attempt, or for another method
+
+    begun = time.perf_counter()
+
+    def shown(snapshot: Snapshot) -> None:
+        if snapshot.step == 0 and not timed.exists():
+            write_json(timed, {"setup_seconds": time.perf_counter() - begun})
+        track(snapshot)
 
     def make() -> None:
+        nonlocal begun
+        begun = time.perf_counter()
         distill(
             MethodVariant(order.name, order.method, settings),
             TrainingData(**{name: Path(path) for name, path in order.data.items()}),
@@ -131,19 +145,23 @@ def _carry_out(order: Order) -> dict[str, float]:
             run=Run(work=work, runtime=runtime),
             watch=Watch(
                 snapshots=range(UNTIL_STOPPED) if order.seconds else order.steps,
-                on_snapshot=track,
+                on_snapshot=shown,
                 budget=order.seconds[-1] if order.seconds else None,
             ),
         )
 
     try:
         make()
+        entry = METHODS[order.method]
+        if fresh and not (entry.optimises or entry.source):
+            write_json(timed, {"selection_seconds": time.perf_counter() - begun})
         if {point.step for point in read_track(out / "track")} != set(order.steps):
             remove(work)  # already made as the source of `neighbor`, without snapshots: make it again
             make()
     except BudgetSpent:
         remove(work)
-    return {"peak_memory_mb": peak_memory_mb(), "idle_memory_mb": idle}
+    memory = {"peak_memory_mb": peak_memory_mb(), "idle_memory_mb": idle}
+    return memory | (read_json(timed) if timed.exists() else {})
 
 
 def _end_with_parent() -> None:

@@ -17,8 +17,9 @@ from ..report.figures import Tick, matrix, nice_ticks
 from ..report.page import template
 from ..storage.files import write_bytes
 from . import readings
-from .readings import Mean
-from .table import SCHEMA
+from .due import owed, own_seconds, whole_seconds
+from .readings import End, Mean
+from .table import LATER, SCHEMA
 
 __all__ = ["read_comparison", "write_comparison"]
 
@@ -49,18 +50,20 @@ class Panel:
 
 
 def read_comparison(path: Path | str) -> Rows:
-    """Rows of a table of ``clpdd benchmark`` or ``clpdd ablate``. Raises ``ArtifactError``."""
+    """Rows of a table of ``clpdd benchmark`` or ``clpdd ablate``; null in columns that an older one lacks.
+
+    Raises ``ArtifactError``.
+    """
     try:
         table = pq.read_table(path, memory_map=False)
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} does not exist: make it with clpdd benchmark or clpdd ablate") from error
     except (pa.ArrowException, OSError) as error:
         raise ArtifactError(f"{path} is not a table that can be read ({error})") from error
-    absent = [name for name in SCHEMA.names if name not in table.column_names]
+    absent = [name for name in SCHEMA.names if name not in (*table.column_names, *LATER)]
     if absent or not table.num_rows:
         raise ArtifactError(f"{path} is no table of a comparison: {f'it lacks {absent[0]}' if absent else 'no rows'}")
-    rows: Rows = table.to_pylist()
-    return rows
+    return [dict.fromkeys(LATER) | row for row in table.to_pylist()]
 
 
 def write_comparison(tables: Sequence[Path], out: Path) -> Path:
@@ -68,7 +71,8 @@ def write_comparison(tables: Sequence[Path], out: Path) -> Path:
     rows = [row for path in tables for row in read_comparison(path)]
     races = [_race(key, own) for key, own in _split([r for r in rows if not r["group"]], "dataset", "encoder").items()]
     varied = [_varied(key, own) for key, own in _split([r for r in rows if r["group"]], "dataset", "encoder").items()]
-    page = template("comparison.html.j2").render(races=races, varied=varied, facts=readings.facts(rows))
+    told = {"facts": readings.facts(rows), "skipped": readings.skipped(rows)}
+    page = template("comparison.html.j2").render(races=races, varied=varied, **told)
     write_bytes(out, page.encode())
     return out
 
@@ -90,7 +94,7 @@ def _race(key: tuple[Any, ...], rows: Rows) -> dict[str, Any]:
 
 
 def _size(ipc: int, rows: Rows) -> dict[str, Any]:
-    names = list(dict.fromkeys(row["name"] for row in rows))
+    named = _split(rows, "name")
     moving = list(dict.fromkeys(row["name"] for row in rows if row["step"] is not None))
     colours = {name: i for i, name in enumerate(moving)}
     judged = [
@@ -99,12 +103,15 @@ def _size(ipc: int, rows: Rows) -> dict[str, Any]:
         if any(row["step"] is not None for row in own)
     ]
     last = {key: readings.ends(rows, lambda row, key=key: row[key]) for key in _COSTS}  # type: ignore[misc]  # mypy types no lambda with a default
+    own, whole = readings.ends(rows, own_seconds), readings.ends(rows, whole_seconds)
+    unknown = {name: list(dict.fromkeys(word for row in mine for word in owed(row))) for (name,), mine in named.items()}
     bounds = {(j["protocol"], j["views"]): j["ends"] for j in judged}
     lines = [
         {"name": name, "colour": colours.get(name)}
         | {key: last[key].get(name) for key in _COSTS}
-        | {"top1": [own.get(name) for own in bounds.values()]}
-        for name in names
+        | {"top1": [ends.get(name) for ends in bounds.values()]}
+        | {"own": own.get(name), "whole": whole.get(name), "unknown": unknown[name]}
+        for (name,) in named
     ]
     return {"ipc": ipc, "judged": judged, "lines": lines, "bars": _memory(last)}
 
@@ -185,7 +192,7 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
     return "M" + " L".join(f"{x:g} {y:g}" for x, y in points)
 
 
-def _memory(last: dict[str, dict[str, Mean]]) -> list[dict[str, Any]]:
+def _memory(last: dict[str, dict[str, End]]) -> list[dict[str, Any]]:
     """Bars of the methods with steps: what the distillation added to its process, in percent of the largest peak."""
     peaks = {name: m.mean for name, m in last["peak_memory_mb"].items() if name in last["seconds"]}
     most = max(peaks.values(), default=1.0)
@@ -208,7 +215,6 @@ def _varied(key: tuple[Any, ...], rows: Rows) -> dict[str, Any]:
     return {"dataset": key[0], "encoder": key[1], "groups": groups, "heats": heats, "kinds": kinds} | {
         "ipc": first["ipc"],
         "steps": first["step"],
-        "seeds": len({row["seed"] for row in rows}),
     }
 
 

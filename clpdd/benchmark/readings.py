@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import fmean, stdev
+from statistics import fmean, stdev, variance
 from typing import Any
 
 __all__ = [
     "Curve",
     "Duel",
+    "End",
     "Mean",
     "accuracy_at",
     "curves",
@@ -21,6 +23,7 @@ __all__ = [
     "mean",
     "mean_by_time",
     "mean_curve",
+    "skipped",
     "time_to",
 ]
 
@@ -36,6 +39,20 @@ class Mean:
     mean: float
     std: float | None
     runs: int
+
+
+@dataclass(frozen=True)
+class End(Mean):
+    """A mean over distillations (and draws of real images), with the deviation over them and over probes told apart.
+
+    Attributes:
+        mean: over the distillations, each the mean of its probes.
+        std: over the distillations: ``None`` where there is one.
+        runs: distinct distillations and draws.
+        probe_std: of the probes of one distillation, pooled over all; ``None`` where each has one probe.
+    """
+
+    probe_std: float | None
 
 
 @dataclass(frozen=True)
@@ -139,21 +156,24 @@ def mean_by_time(runs: Sequence[Curve]) -> list[tuple[float, Mean]]:
     return [(fmean(x for x, _ in points), mean(y for _, y in points)) for points in several]
 
 
-def ends(rows: Rows, value: Callable[[dict[str, Any]], float | None]) -> dict[str, Mean]:
-    """Method -> mean and standard deviation of ``value`` at the end of its distillations.
+def ends(rows: Rows, value: Callable[[dict[str, Any]], float | None]) -> dict[str, End]:
+    """Method -> ``value`` at the end of its distillations; rows without one are left out.
 
-    They are over seeds and draws; probes are averaged.
-    Where there is only one distillation, the deviation is that over its probes.
+    Rows of one seed and draw are probes of the same images.
     """
     runs: dict[str, dict[tuple[int, int], list[float]]] = {}
     for row in rows:
         number = value(row) if row["last"] else None
         if number is not None:
             runs.setdefault(row["name"], {}).setdefault((row["seed"], row["draw"]), []).append(number)
-    return {
-        name: mean(map(fmean, own.values())) if len(own) > 1 else mean(next(iter(own.values())))
-        for name, own in runs.items()
-    }
+    return {name: _end(list(own.values())) for name, own in runs.items()}
+
+
+def _end(probes: list[list[float]]) -> End:
+    over = mean(map(fmean, probes))
+    freedom = sum(len(own) - 1 for own in probes)
+    squares = sum((len(own) - 1) * variance(own) for own in probes if len(own) > 1)
+    return End(over.mean, over.std, over.runs, math.sqrt(squares / freedom) if freedom else None)
 
 
 def duels(rows: Rows) -> list[Duel]:
@@ -193,3 +213,8 @@ def facts(rows: Rows) -> list[dict[str, Any]]:
     """Command, machine and versions of every distinct making of the rows."""
     seen = dict.fromkeys((row["command"], row["machine"], row["versions"]) for row in rows)
     return [{"command": c, "machine": m, "versions": json.loads(v)} for c, m, v in seen]
+
+
+def skipped(rows: Rows) -> list[str]:
+    """Protocols that the settings ask for and a comparison with one encoder does not run, sorted."""
+    return sorted({name for row in rows for name in json.loads(row["skipped"] or "[]")})

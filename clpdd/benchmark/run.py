@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..catalogue.protocols import PROTOCOLS
 from ..config.distill import DistillSettings
 from ..datasets.index import Index
 from ..distilled.dataset import DistilledSet
@@ -29,6 +30,7 @@ from ..storage.files import read_json, sha256_bytes, sha256_tree, write_bytes, w
 from ..storage.provenance import code_digest
 from ..storage.work import WorkFolder, fingerprint, versions
 from .child import Order, run_apart
+from .due import preparation
 from .plan import Job, marks_by_clock, marks_by_steps
 from .table import table_bytes
 from .track import read_track
@@ -36,6 +38,11 @@ from .track import read_track
 __all__ = ["compare"]
 
 log = logging.getLogger(__name__)
+
+_SKIPPED = (
+    "evaluate.protocols names %s, which judge images with another encoder than made them: this comparison, with one "
+    "encoder, leaves them out. clpdd evaluate runs them on the sets that clpdd distill made"
+)
 
 
 def compare(
@@ -102,7 +109,10 @@ class _Runner:
         wanted = project.settings.benchmark
         probes = {"seeds": wanted.probe_seeds, "views": wanted.views}
         self.settings = project.settings.evaluate.model_copy(update=probes)
-        self.data = project.training(encoder)
+        self.skipped = [name for name in self.settings.protocols if PROTOCOLS[name].across]
+        if self.skipped:
+            log.warning(_SKIPPED, " and ".join(self.skipped))
+        self.encoder, self.data = encoder, project.training(encoder)
         self.options = project.encoder_arguments(encoder)
         self.bench = open_bench(encoder, evaluation_data(project.layout, encoder, project.encoder(encoder)), judge)
         self.machine = describe_machine(self.bench.encoder.device)
@@ -228,6 +238,8 @@ class _Runner:
             "versions": json.dumps(versions(), sort_keys=True),
             "command": self.command,
             "fingerprint": work.digest,
+            **preparation(self.project.layout.clocks, self.encoder, job.method, job.settings),
+            "skipped": json.dumps(self.skipped),
         }
 
 

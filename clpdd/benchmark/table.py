@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-__all__ = ["SCHEMA", "table_bytes"]
+__all__ = ["LATER", "SCHEMA", "table_bytes"]
 
 SCHEMA = pa.schema(
     [
@@ -40,9 +40,17 @@ SCHEMA = pa.schema(
         ("versions", pa.string()),  # JSON
         ("command", pa.string()),
         ("fingerprint", pa.string()),  # of the distillation
+        ("setup_seconds", pa.float64()),  # before the first step: inputs, starting images, loading
+        ("selection_seconds", pa.float64()),  # of a method without steps
+        ("features_seconds", pa.float64()),  # of the stage cache, training and validation; 0: the method reads none
+        ("kernels_seconds", pa.float64()),  # likewise of the stage kernels; null: no clock reading was there
+        ("skipped", pa.string()),  # JSON: protocols of the settings that a comparison with one encoder does not run
     ]
 )
 """Columns of ``benchmark.parquet`` and ``ablations.parquet``."""
+
+LATER = ("setup_seconds", "selection_seconds", "features_seconds", "kernels_seconds", "skipped")
+"""Columns that older tables lack: read as null."""
 
 
 def table_bytes(rows: list[dict[str, Any]]) -> bytes:

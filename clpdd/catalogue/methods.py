@@ -25,6 +25,8 @@ class MethodEntry:
         most_per_class: images per class that it can choose at most; 0: any number.
         start: ``centroid`` where it always begins with central images, which ``kernels.nearest`` must then hold.
         images: whether its set holds images.
+        features: whether it reads the cached features or what the stage kernels made of them; of starting images and
+            labels, which any method may take from there, the settings tell.
     """
 
     implementation: str
@@ -36,6 +38,7 @@ class MethodEntry:
     most_per_class: int = 0
     start: str = ""
     images: bool = True
+    features: bool = True
 
 
 _OPTIMISATION = (
@@ -79,6 +82,7 @@ METHODS: dict[str, MethodEntry] = {
     "lgm": MethodEntry(
         implementation="clpdd.methods.lgm:Lgm",
         title="LGM",
+        features=False,
         optimises=True,
         passes=3,  # a real image is seen with every view
         unused=_PEER,
@@ -97,7 +101,9 @@ METHODS: dict[str, MethodEntry] = {
         passes=2,
         unused=tuple(name for name in _PEER if name != "own_share"),
     ),
-    "random": MethodEntry(implementation="clpdd.methods.real:Random", title="random real images", unused=_REAL),
+    "random": MethodEntry(
+        implementation="clpdd.methods.real:Random", title="random real images", unused=_REAL, features=False
+    ),
     "centroid": MethodEntry(
         implementation="clpdd.methods.real:Centroid",
         title="most central real images",
@@ -131,6 +137,7 @@ METHODS: dict[str, MethodEntry] = {
         title="all training images",
         unused=(*_REAL, "images_per_class", "labels", "image_size", "random_draws"),
         images=False,
+        features=False,
     ),
 }
 """Name -> entry. ``METHODS[name].implementation`` is imported by ``clpdd.methods.loading.load_method``."""

@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from clpdd.benchmark.page import write_comparison
-from clpdd.benchmark.table import table_bytes
+from clpdd.benchmark.page import read_comparison, write_comparison
+from clpdd.benchmark.table import LATER, table_bytes
 from clpdd.errors import ArtifactError
 from tests.browser import asked_schemes, emulate
 
@@ -32,8 +32,10 @@ def page(raced: Race, varied: list[dict[str, Any]], tmp_path_factory: pytest.Tem
 
 def test_the_page_tells_the_figures_with_command_machine_and_versions(page: Path) -> None:
     text = page.read_text()
-    for said in ("27.0 ± 4.2 below", "10.0 × the time; 2.0 ± 11.3 below", "34 s", "1 of 2 seeds", "clpdd benchmark"):
+    for said in ("27.0 ± 4.2 below", "10.0 × the time; 2.0 ± 11.3 below", "34 s", "1 of 2 seeds", "± 0.7 probes"):
         assert said in text, said
+    assert "± 2.8 distillations" in text
+    assert "clpdd benchmark" in text
     assert "torch 2" in text
     assert "Temperature × ridge" in text
     assert "<i>digits</i>" not in text
@@ -41,6 +43,26 @@ def test_the_page_tells_the_figures_with_command_machine_and_versions(page: Path
     assert "<script" not in text
     assert set(re.findall(r'(?:src|href)="(\w+):', text)) <= {"https", "data"}
     assert set(re.findall(r'href="(https://[^/"]+)', text)) == {"https://arxiv.org"}
+
+
+def drawn(rows: list[dict[str, Any]], folder: Path) -> str:
+    (folder / "t.parquet").write_bytes(table_bytes(rows))
+    return write_comparison([folder / "t.parquet"], folder / "page.html").read_text()
+
+
+def test_the_page_says_which_protocols_are_left_out_and_what_runs_them(tmp_path: Path) -> None:
+    text = drawn([row | {"skipped": '["kd", "inherit"]'} for row in made_rows()], tmp_path)
+    assert "Left out: <code>inherit</code> and <code>kd</code>" in text
+    assert "<code>clpdd evaluate</code>" in text
+    assert "Left out" not in drawn(made_rows(), tmp_path)
+
+
+def test_tables_without_the_later_columns_are_read_as_null_there(tmp_path: Path) -> None:
+    (tmp_path / "t.parquet").write_bytes(table_bytes(made_rows()))
+    old = pq.read_table(tmp_path / "t.parquet").drop_columns(list(LATER))
+    pq.write_table(old, tmp_path / "old.parquet")
+    assert {row[name] for row in read_comparison(tmp_path / "old.parquet") for name in LATER} == {None}
+    assert "52.0" in write_comparison([tmp_path / "old.parquet"], tmp_path / "page.html").read_text()
 
 
 @pytest.mark.parametrize("width", [1280, 400])

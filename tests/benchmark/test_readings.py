@@ -49,10 +49,21 @@ def test_a_duel_is_read_seed_by_seed() -> None:
     assert (duel.caught.mean, duel.caught.runs) == (3, 1)  # 44 on the way from 34 to 54 in 6 s
 
 
-def test_ends_are_over_distillations_and_draws_and_else_over_probes() -> None:
+def test_the_end_tells_the_deviation_over_distillations_from_that_over_probes() -> None:
     rows = made_rows()
     last = ends(rows, lambda row: row["top1"])
     assert (last["clp"].mean, last["clp"].runs) == (52, 2)
+    assert last["clp"].std == pytest.approx(8**0.5)  # 50 and 54
+    assert last["clp"].probe_std == pytest.approx(0.5**0.5)  # half a point on either side of each
     assert (last["random"].mean, last["random"].runs) == (12.5, 2)
     alone = ends([r for r in rows if r["seed"] == 0 and r["draw"] == 0], lambda row: row["top1"])
-    assert alone["clp"].std == pytest.approx(0.5**0.5)
+    assert (alone["clp"].std, alone["clp"].runs) == (None, 1)
+    assert alone["clp"].probe_std == pytest.approx(0.5**0.5)
+
+
+def test_rows_of_several_protocols_are_no_further_runs() -> None:
+    rows = [row | {"protocol": protocol} for row in made_rows() for protocol in ("sgd", "knn", "closed_form")]
+    last = ends(rows, lambda row: row["peak_memory_mb"])
+    assert {name: last[name].runs for name in last} == {"clp": 2, "lgm": 2, "random": 2}
+    alone = ends([r for r in rows if (r["seed"], r["draw"]) == (0, 0)], lambda row: row["peak_memory_mb"])
+    assert {name: alone[name].runs for name in alone} == {"clp": 1, "lgm": 1, "random": 1}

@@ -39,6 +39,9 @@ def test_the_table_holds_every_point_under_every_protocol(raced: Race) -> None:
     assert json.loads(sgd[0]["changed"])["augmentations"] == 1
     assert json.loads(sgd[0]["versions"])["torch"] == torch.__version__.split("+")[0]
     assert {r["judge"] for r in rows} == {"test"}
+    assert all(r["setup_seconds"] > 0 for r in rows if r["step"] is not None)
+    assert all(r["selection_seconds"] > 0 for r in rows if r["step"] is None)
+    assert {r["skipped"] for r in rows} == {"[]"}
     assert {r["step"] for r in rows if r["name"] == "full"} == {None}
     assert {r["protocol"] for r in rows if r["name"] == "full"} == {"closed_form", "logistic"}
     assert all(0 <= r["top1"] <= r["top5"] <= 100 for r in rows)
@@ -72,6 +75,16 @@ def test_what_is_done_is_not_done_again(world: World, raced: Race, monkeypatch: 
         other = replace(raced.jobs[0], seed=7)
         with pytest.raises(AssertionError, match="made again"):
             race(world, raced.layout, [other], settings())
+
+
+def test_protocols_across_encoders_are_said_to_be_left_out(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    layout, chosen = borrowed(world, tmp_path, "train", "validation", "test"), settings()
+    asked = chosen.evaluate.model_copy(update={"protocols": ["closed_form", "inherit", "kd"]})
+    race(world, layout, [], chosen.model_copy(update={"evaluate": asked}))
+    assert "evaluate.protocols names inherit and kd" in caplog.text
+    assert "clpdd evaluate" in caplog.text
 
 
 def test_ablations_are_judged_on_validation_where_no_test_split_exists(varied: list[dict[str, Any]]) -> None:

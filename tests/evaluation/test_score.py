@@ -329,7 +329,7 @@ def test_the_command_tells_what_evaluation_tells_of_the_same_images(
     assert run(project, "score", str(made), "--encoder", "clpdd_resnet14", "--worth") == 0
     out = capsys.readouterr().out
     for row in rows_of(project / "data" / "results"):
-        if (row["protocol"], row["views"]) == ("closed_form", "clean"):
+        if (row["method"], row["protocol"], row["views"]) == ("centroid", "closed_form", "clean"):
             assert re.search(rf"^clpdd_resnet14  closed_form  clean +{row['top1']:.2f} ", out, re.MULTILINE)
             assert f"closed form on the images as they are: {row['top1']:.2f} %" in out
     assert "worth " in out
