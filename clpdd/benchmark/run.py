@@ -44,6 +44,8 @@ _SKIPPED = (
     "encoder, leaves them out. clpdd evaluate runs them on the sets that clpdd distill made"
 )
 
+_SCORES = ("top1", "top5", "mean_per_class", "worst_group")
+
 
 def compare(
     project: Project,
@@ -210,8 +212,9 @@ class _Runner:
                 piece = {"rows": found["rows"]}
                 write_piece(file, piece)
             for row in piece["rows"]:
-                scores = {"draw": row["draw"], "probe_seed": row["seed"], "top1": row["top1"], "top5": row["top5"]}
-                rows.append({"protocol": protocol.name, "views": protocol.views} | scores)
+                scores = {name: row.get(name) for name in ("draw", *_SCORES)}
+                about = {"protocol": protocol.name, "views": protocol.views, "probe_seed": row["seed"]}
+                rows.append(about | scores)
         return rows
 
     def _judgement_digest(self, protocol: str) -> str:

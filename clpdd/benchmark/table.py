@@ -40,6 +40,8 @@ SCHEMA = pa.schema(
         ("versions", pa.string()),  # JSON
         ("command", pa.string()),
         ("fingerprint", pa.string()),  # of the distillation
+        ("mean_per_class", pa.float64()),  # percent
+        ("worst_group", pa.float64()),  # lowest top-1 of any group; null where the images have none
         ("setup_seconds", pa.float64()),  # before the first step: inputs, starting images, loading
         ("selection_seconds", pa.float64()),  # of a method without steps
         ("features_seconds", pa.float64()),  # of the stage cache, training and validation; 0: the method reads none
@@ -49,7 +51,15 @@ SCHEMA = pa.schema(
 )
 """Columns of ``benchmark.parquet`` and ``ablations.parquet``."""
 
-LATER = ("setup_seconds", "selection_seconds", "features_seconds", "kernels_seconds", "skipped")
+LATER = (
+    "mean_per_class",
+    "worst_group",
+    "setup_seconds",
+    "selection_seconds",
+    "features_seconds",
+    "kernels_seconds",
+    "skipped",
+)
 """Columns that older tables lack: read as null."""
 
 

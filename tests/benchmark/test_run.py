@@ -45,6 +45,7 @@ def test_the_table_holds_every_point_under_every_protocol(raced: Race) -> None:
     assert {r["step"] for r in rows if r["name"] == "full"} == {None}
     assert {r["protocol"] for r in rows if r["name"] == "full"} == {"closed_form", "logistic"}
     assert all(0 <= r["top1"] <= r["top5"] <= 100 for r in rows)
+    assert all(0 <= r["mean_per_class"] <= 100 for r in rows)
     # a process of its own: more than its libraries, and no more than a small distillation needs
     assert all(100 < r["idle_memory_mb"] <= r["peak_memory_mb"] for r in rows)
 
@@ -85,6 +86,21 @@ def test_protocols_across_encoders_are_said_to_be_left_out(
     race(world, layout, [], chosen.model_copy(update={"evaluate": asked}))
     assert "evaluate.protocols names inherit and kd" in caplog.text
     assert "clpdd evaluate" in caplog.text
+
+
+def test_the_accuracies_of_a_probe_all_reach_the_table(
+    world: World, raced: Race, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = {"top1": 70.0, "top5": 90.0, "mean_per_class": 60.0, "worst_group": 40.0}
+
+    def grouped(*_: Any) -> dict[str, Any]:
+        return {"rows": [{"draw": 0, "seed": 0} | scores]}
+
+    monkeypatch.setattr(runner, "run_protocol", grouped)
+    chosen = settings()
+    other = chosen.model_copy(update={"evaluate": chosen.evaluate.model_copy(update={"ridge": 7.0})})  # judged anew
+    rows = race(world, raced.layout, [job for job in raced.jobs if job.method == "full"], other)
+    assert [{name: row[name] for name in scores} for row in rows] == [scores] * len(rows)
 
 
 def test_ablations_are_judged_on_validation_where_no_test_split_exists(varied: list[dict[str, Any]]) -> None:
