@@ -25,6 +25,7 @@ __all__ = ["read_comparison", "write_comparison"]
 
 Rows = list[dict[str, Any]]
 _GRID = "temperature_ridge"
+_NAME = 6.0  # percent of a drawing's height that a name takes
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,21 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Level:
+    """A method without steps: where its line lies, and where its name is written; percent from the top."""
+
+    name: str
+    at: float
+    written: float
+
+
+@dataclass(frozen=True)
 class Panel:
-    """Curves that share their axes; ``levels`` are (name, height) of what has no steps."""
+    """Curves that share their axes, and levels of what has no steps."""
 
     title: str
     lines: list[Line]
-    levels: list[tuple[str, float]]
+    levels: list[Level]
     x_ticks: list[Tick]
     y_ticks: list[Tick]
 
@@ -174,10 +184,24 @@ def _panel(
     return Panel(
         title,
         lines,
-        [(name, down(y)) for name, y in levels.items()],
+        _levels({name: down(y) for name, y in levels.items()}),
         x_ticks,
         [Tick(down(y), f"{y:g}") for y in y_ticks],
     )
+
+
+def _levels(heights: dict[str, float]) -> list[Level]:
+    """Levels from the top down, whose names are at least ``_NAME`` apart and within the drawing, if there is room."""
+    names = sorted(heights, key=lambda name: heights[name])
+    gap = min(_NAME, 100 / max(1, len(names) - 1))
+    written: list[float] = []
+    for name in names:
+        written.append(max(heights[name], written[-1] + gap) if written else heights[name])
+    lowest = 100.0
+    for k in reversed(range(len(names))):
+        written[k] = min(written[k], lowest)
+        lowest = written[k] - gap
+    return [Level(name, heights[name], round(at, 2)) for name, at in zip(names, written, strict=True)]
 
 
 def _decades(low: float, high: float) -> list[float]:

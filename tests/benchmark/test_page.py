@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,46 @@ def test_tables_without_the_later_columns_are_read_as_null_there(tmp_path: Path)
     pq.write_table(old, tmp_path / "old.parquet")
     assert {row[name] for row in read_comparison(tmp_path / "old.parquet") for name in LATER} == {None}
     assert "52.0" in write_comparison([tmp_path / "old.parquet"], tmp_path / "page.html").read_text()
+
+
+MANY = ["random", "centroid", "herding", "k-medoids", "k-centre", "facility-location", "ridge-greedy"]
+
+
+def many_rows(top1: list[float]) -> list[dict[str, Any]]:
+    """Twelve methods with steps, and ``MANY`` without, at these accuracies."""
+    rows = made_rows()
+    moving = [row | {"name": f"m{k}", "method": "clp"} for k in range(12) for row in rows if row["name"] == "clp"]
+    still = [row for row in rows if row["name"] == "random"]
+    return moving + [
+        row | {"name": n, "method": n, "top1": y} for n, y in zip(MANY, top1, strict=True) for row in still
+    ]
+
+
+@pytest.mark.parametrize("top1", [[10, 20, 30, 40, 50, 60, 70], [30] * 7, [1, 2, 3, 4, 97, 98, 99]])
+def test_levels_are_named_in_their_order_and_no_name_covers_another(top1: list[float], tmp_path: Path) -> None:
+    (tmp_path / "t.parquet").write_bytes(table_bytes(many_rows(top1)))
+    page = write_comparison([tmp_path / "t.parquet"], tmp_path / "page.html").read_text()
+    names = re.findall(r'<div class="names".*?</div>', page, re.DOTALL)
+    assert len(names) == 2  # by time and by steps
+    for drawn in names:
+        written = [float(at) for at in re.findall(r'<span style="top:([\d.]+)%">', drawn)]
+        assert len(written) == len(MANY)
+        assert all(later - earlier >= 5.99 for earlier, later in pairwise(written))
+        assert 0 <= written[0] <= written[-1] <= 100
+    titles = re.findall(r"<b>(.*?)</b>", names[0])
+    assert len(set(titles)) == len(MANY)
+    if len(set(top1)) == len(MANY):
+        assert titles[-1] == "random real images"  # the lowest
+
+
+def test_twelve_methods_look_different(browser: Any, tmp_path: Path) -> None:
+    (tmp_path / "t.parquet").write_bytes(table_bytes(many_rows([10.0] * 7)))
+    browser.get(write_comparison([tmp_path / "t.parquet"], tmp_path / "page.html").as_uri())
+    look = "getComputedStyle(c).stroke + getComputedStyle(c).strokeDasharray"
+    first = "document.querySelector('.plot').querySelectorAll('.c')"
+    assert len(set(browser.execute_script(f"return [...{first}].map(c => {look})"))) == 12
+    keys = "getComputedStyle(c, '::before').borderTopColor + getComputedStyle(c, '::before').borderTopStyle"
+    assert len(set(browser.execute_script(f"return [...document.querySelectorAll('.key li')].map(c => {keys})"))) == 12
 
 
 @pytest.mark.parametrize("width", [1280, 400])
