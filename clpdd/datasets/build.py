@@ -227,7 +227,8 @@ def _usable(
         digests.append(found.digests[sound])
         sizes.append(found.sizes[sound])
     chosen, marks = np.concatenate(kept), np.concatenate(digests)
-    stays = duplicates.sift(split, marks, lambda position: listing.name(int(chosen[position])))
+    labels = np.asarray(listing.labels)[chosen]
+    stays = duplicates.sift(split, marks, labels, lambda position: listing.name(int(chosen[position])))
     return chosen[stays], marks[stays], np.concatenate(sizes)[stays]
 
 

@@ -53,4 +53,12 @@ def left_out_in_words(summary: Mapping[str, Any], where: Path) -> list[str]:
         lines.append(f"kept in two splits, so that scores are too good (dataset.duplicates: allow): {across:,}")
     if within:
         lines.append(f"the same file as another of its split, and kept: {within:,}")
+    contradictory = repeated.get("two_classes", {"images": 0})  # an older summary does not say
+    if contradictory["images"]:
+        one, other = contradictory["pairs"][0]
+        listed = "them" if contradictory["images"] == len(contradictory["pairs"]) else "the first of them"
+        lines.append(
+            f"the same file under two classes, so that one of the labels is wrong: {contradictory['images']:,}, "
+            f"e.g. {one} and {other} ({where} lists {listed})"
+        )
     return lines

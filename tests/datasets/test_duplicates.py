@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -47,3 +48,21 @@ def test_a_class_lost_to_duplicates_is_an_error(tmp_path: Path) -> None:
     given = {"train": (train, labels(6)), "validation": (pictures(6, 2), labels(6)), "test": (test, labels(6))}
     with pytest.raises(DataError, match=r"1 of 3 classes have no image to train on.*'cow'"):
         index_arrays(given, NAMES, tmp_path / "index", settings=DatasetSettings(duplicates="drop"))
+
+
+@pytest.mark.parametrize("policy", ["drop", "allow"])
+def test_an_image_under_two_classes_is_named_within_a_split_and_across(
+    policy: Literal["drop", "allow"], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    test, train = pictures(6), pictures(12, seed=1)
+    train[4] = train[0]  # of the next class
+    train[3] = train[0]  # of the same
+    train[8] = test[0]  # of the one after
+    given = {"train": (train, labels(12)), "validation": (pictures(6, 2), labels(6)), "test": (test, labels(6))}
+    index_arrays(given, NAMES, tmp_path / "index", settings=DatasetSettings(duplicates=policy))
+    found = read_json(tmp_path / "index/summary.json")["duplicates"]["two_classes"]
+    assert found == {
+        "images": 2,
+        "pairs": [["train-000004", "train-000000"], ["train-000008", "test-000000"]],
+    }
+    assert "one of the labels is wrong: 2, e.g. train-000004 and train-000000" in caplog.text
