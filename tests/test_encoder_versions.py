@@ -17,7 +17,6 @@ import torch
 
 from clpdd.config.cache import CacheSettings
 from clpdd.config.evaluate import EvaluateSettings
-from clpdd.config.loading import parse_settings
 from clpdd.datasets.index import Index
 from clpdd.distilled.dataset import DistilledSet
 from clpdd.encoders.encoder import Encoder
@@ -29,8 +28,6 @@ from clpdd.report.insight import look_closer
 from clpdd.stages.cache import cache_features
 from clpdd.stages.distill import distill
 from clpdd.stages.evaluate import evaluate, evaluation_data
-from clpdd.stages.kernels import run_kernels
-from clpdd.stages.project import Project
 from clpdd.storage.files import seal
 from clpdd.storage.layout import Layout
 
@@ -192,7 +189,6 @@ def test_the_pixels_compared_are_those_the_encoder_is_given(world: World) -> Non
 
 
 def test_features_of_other_images_than_the_index_holds_are_refused(copied: Layout, world: World) -> None:
-    settings = parse_settings({"dataset": {"name": "digits"}, "encoders": [world.encoder.name]})
     for split, other in (("test", "validation"), ("train", "test")):
         shutil.copy(copied.index(other), copied.index(split))
         store = FeatureStore.open(copied.features(world.encoder.name, split))
@@ -201,7 +197,3 @@ def test_features_of_other_images_than_the_index_holds_are_refused(copied: Layou
         nothing = {"clp": DistilledSet(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.zeros(1).long(), ["0"], {})}
         with pytest.raises(ArtifactError, match=rf"{split}\.zarr does not hold the images of"):
             look_closer(copied, world.encoder, "clp", nothing, EvaluateSettings(), 0)
-    with pytest.raises(
-        ArtifactError, match=r"train\.zarr does not hold the images of .*train\.parquet: run cache again"
-    ):
-        run_kernels(Project(settings, copied), world.encoder.name)

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ..errors import ArtifactError, DataError, remedied
 from ..features.kernels import Kernels
-from ..features.same_images import refuse_other_images
 from ..features.store import FeatureStore
 from ..functional.moments import Moments, stream_moments
 from ..functional.parts import even_factors, recorded_parts
@@ -209,8 +208,6 @@ def run_kernels(project: Project, encoder: str) -> None:
     """Moments, spectrum, full-data probe and central images of one encoder's features."""
     layout = project.layout
     project.take("kernels", encoder, layout.kernels(encoder), "kernels")
-    for split in ("train", "validation"):
-        refuse_other_images(FeatureStore.open(layout.features(encoder, split)), layout.index(split))
     found = compute_kernels(
         layout.features(encoder, "train"),
         layout.features(encoder, "validation"),
