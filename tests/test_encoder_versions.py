@@ -21,7 +21,9 @@ from clpdd.datasets.index import Index
 from clpdd.distilled.dataset import DistilledSet
 from clpdd.encoders.encoder import Encoder
 from clpdd.errors import ArtifactError
+from clpdd.evaluation.inputs import open_bench
 from clpdd.features.decoding import decode_rows
+from clpdd.features.same_images import refuse_other_images
 from clpdd.features.store import FeatureStore
 from clpdd.features.versions import confirm
 from clpdd.report.insight import look_closer
@@ -188,12 +190,19 @@ def test_the_pixels_compared_are_those_the_encoder_is_given(world: World) -> Non
     assert torch.equal(torch.from_numpy(pixels[0]), world.encoder.transform(index.image(0)))
 
 
-def test_features_of_other_images_than_the_index_holds_are_refused(copied: Layout, world: World) -> None:
+def test_features_of_other_images_than_the_index_holds_are_refused(
+    copied: Layout, world: World, tmp_path: Path
+) -> None:
+    name = world.encoder.name
     for split, other in (("test", "validation"), ("train", "test")):
         shutil.copy(copied.index(other), copied.index(split))
-        store = FeatureStore.open(copied.features(world.encoder.name, split))
+        store = FeatureStore.open(copied.features(name, split))
         with pytest.raises(ArtifactError, match=rf"{split}\.zarr does not hold the images of .*: run cache again"):
-            confirm(store, world.encoder, copied.index(split))  # of the versions that run
-        nothing = {"clp": DistilledSet(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.zeros(1).long(), ["0"], {})}
-        with pytest.raises(ArtifactError, match=rf"{split}\.zarr does not hold the images of"):
-            look_closer(copied, world.encoder, "clp", nothing, EvaluateSettings(), 0)
+            refuse_other_images(store, Index.open(copied.index(split)))
+    with pytest.raises(ArtifactError, match=r"test\.zarr does not hold the images of"):  # of the versions that run
+        open_bench(name, evaluation_data(copied, name, world.encoder))
+    nothing = {"clp": DistilledSet(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.zeros(1).long(), ["0"], {})}
+    with pytest.raises(ArtifactError, match=r"test\.zarr does not hold the images of"):
+        look_closer(copied, world.encoder, "clp", nothing, EvaluateSettings(), 0)
+    with pytest.raises(ArtifactError, match=r"train\.zarr does not hold the images of"):
+        distill(variant("centroid"), **inputs(copied, world.encoder, tmp_path))

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ..catalogue.methods import selects
+from ..datasets.index import Index
 from ..distilled.dataset import DistilledSet
 from ..encoders.encoder import Encoder, first_difference
 from ..errors import ArtifactError, DataError, first_few
 from ..features.kernels import Kernels
+from ..features.same_images import refuse_other_images
 from ..features.store import FeatureStore
 from .subject import Bench
 
@@ -26,9 +28,9 @@ class EvaluationData:
         encoder: on the device to compute on.
         train, validation, test: feature stores. Train and validation are read for the method ``full`` alone.
         kernels: folder of the kernel stage.
-        test_index: of the test split. Test features of other images are refused, and those that other versions of the
-            libraries made are compared with what the encoder gives for some of its images now; ``None`` compares
-            nothing.
+        test_index: of the test split: test features of other images are refused, and those that other versions of the
+            libraries made are compared with what the encoder gives for some of its images now. ``None``, or a file that
+            is not there, compares nothing of the images.
     """
 
     encoder: Encoder
@@ -47,7 +49,8 @@ def open_bench(name: str, data: EvaluationData, judge: str = "test") -> Bench:
         judge: the split that probes are scored on. With ``validation`` the test split is not opened.
 
     Raises:
-        ArtifactError: a store or the kernels are missing, damaged, or made with another encoder.
+        ArtifactError: a store or the kernels are missing, damaged, or made with another encoder, or the test features
+            are of other images than the test index holds.
         DataError: the judging split holds no images.
     """
     encoder, kernels = data.encoder, data.kernels
@@ -57,6 +60,8 @@ def open_bench(name: str, data: EvaluationData, judge: str = "test") -> Bench:
         if store.split != split:
             raise ArtifactError(f"{stores[split]} holds the split {store.split}, not {split}: run cache again")
         _same_encoder(store.encoder, encoder, name, f"{stores[split]} was made", "cache")
+    if judge == "test" and data.test_index is not None and data.test_index.exists():
+        refuse_other_images(opened[judge], Index.open(data.test_index))
     if not len(opened[judge]):
         raise DataError(f"{stores[judge]} holds no images: the {judge} split is empty, see dataset.{judge}_fraction")
     moments = Kernels.load(kernels)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ..datasets.index import Index
 from ..errors import ArtifactError
 from .store import FeatureStore
@@ -11,7 +9,10 @@ from .store import FeatureStore
 __all__ = ["refuse_other_images"]
 
 
-def refuse_other_images(store: FeatureStore, index: Path) -> None:
-    """Raise ``ArtifactError`` where ``index``, of the store's split, is there and holds other images than the store."""
-    if index.exists() and Index.open(index).digest != store.index:
-        raise ArtifactError(f"{store.path} does not hold the images of {index}: run cache again")
+def refuse_other_images(store: FeatureStore, index: Index) -> None:
+    """Raise ``ArtifactError`` where ``index`` holds other images than those that the features are of.
+
+    The first time it is asked, an index reads its whole file for its digest.
+    """
+    if index.digest != store.index:
+        raise ArtifactError(f"{store.path} does not hold the images of {index.path}: run cache again")

@@ -31,9 +31,8 @@ the shipped encoder's differ by in bfloat16."""
 def confirm(store: FeatureStore, encoder: Encoder, index: Path) -> None:
     """Refuse features that the encoder would not give today.
 
-    Features of other images than the index holds are refused. Nothing more is done where the store was made by the
-    versions that run. Else a few of its images are decoded as they were for the store and encoded again: features equal
-    within rounding are adopted, which is said in a line.
+    Nothing is done where the store was made by the versions that run. Else a few of its images are decoded as they were
+    for the store and encoded again: features equal within rounding are adopted, which is said in a line.
 
     Args:
         store: features of one split.
@@ -42,7 +41,6 @@ def confirm(store: FeatureStore, encoder: Encoder, index: Path) -> None:
 
     Raises ``ArtifactError`` when they differ, or when the index is missing or another.
     """
-    refuse_other_images(store, index)
     now = deciding_versions()
     if store.versions == now or not len(store):
         return
@@ -52,6 +50,7 @@ def confirm(store: FeatureStore, encoder: Encoder, index: Path) -> None:
     if not index.exists():
         raise ArtifactError(f"{store.path} was made by {changed}, and {index} is not there to compare: {remedy}")
     opened = Index.open(index)
+    refuse_other_images(store, opened)
     rows = sorted({round(k * (len(store) - 1) / (_IMAGES - 1)) for k in range(_IMAGES)})
     preprocess = replace(encoder.preprocess, jpeg=store.jpeg)
     pixels = np.concatenate([decode_rows(opened, preprocess, row, row + 1) for row in rows])

@@ -89,8 +89,8 @@ def look_closer(
     if not 0 < len(chosen) <= MOST_ENCODED:
         return None
     stores = {split: FeatureStore.open(layout.features(name, split)) for split in ("train", "validation", "test")}
-    for split, store in stores.items():
-        refuse_other_images(store, layout.index(split))
+    index = Index.open(layout.index("test"))
+    refuse_other_images(stores["test"], index)
     kernels = Kernels.load(layout.kernels(name))
     batch, precision = settings.encoder_batch, settings.precision
 
@@ -103,7 +103,7 @@ def look_closer(
     protocol = "best" if len(chosen) * max(1, settings.views) <= _MOST_VIEWS else "closed_form_clean"
     validation = stores["validation"] if protocol == "best" else None
     probe = train_classifier(chosen, encoder, settings, protocol=protocol, validation=validation, seed=seed)
-    wrong, found = mistakes(probe, stores["test"], Index.open(layout.index("test")))
+    wrong, found = mistakes(probe, stores["test"], index)
     tested = len(stores["test"])
     return Insight(space, probe, 100 * (tested - wrong) / max(1, tested), wrong, tested, found)
 

@@ -19,6 +19,7 @@ from ..encoders.deterministic import deterministic
 from ..encoders.encoder import Encoder, first_difference
 from ..errors import ArtifactError, SettingsError
 from ..features.kernels import Kernels
+from ..features.same_images import refuse_other_images
 from ..features.store import FeatureStore
 from ..features.versions import confirm
 from ..methods.loading import load_method, modules_of
@@ -196,8 +197,7 @@ def _open_inputs(data: TrainingData, encoder: Encoder) -> _Inputs:
             raise ArtifactError(f"{store.path} holds the split {store.split!r} where {split!r} is needed")
         if opened.kernels.digests[split] != store.digest:
             raise ArtifactError(f"{data.kernels} was made from other features than {store.path}: run kernels again")
-    if opened.index.split != "train" or opened.train.index != opened.index.digest:
-        raise ArtifactError(f"{data.train} does not hold the images of {data.index}: run cache again")
+    refuse_other_images(opened.train, opened.index)
     confirm(opened.train, encoder, data.index)
     if opened.validation.versions != opened.train.versions:
         raise ArtifactError(

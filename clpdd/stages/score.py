@@ -16,11 +16,12 @@ from ..datasets.index import Index
 from ..distilled.dataset import DistilledSet
 from ..distilled.foreign import read_set
 from ..encoders.deterministic import deterministic
-from ..errors import ArtifactError, DataError, SettingsError
+from ..errors import DataError, SettingsError
 from ..evaluation.inputs import EvaluationData, open_bench
 from ..evaluation.running import run_protocol, viewed_protocols
 from ..evaluation.subject import Bench, Subject
 from ..evaluation.worth import Worth, worth_of
+from ..features.same_images import refuse_other_images
 from ..features.versions import confirm
 from ..methods.real import Random
 from ..optimise.context import Context
@@ -117,8 +118,7 @@ def _random_images(random: RandomImages, data: DistilledSet, bench: Bench, seed:
     """What the method ``random`` gives with as many images of every class as a draw of ``data`` has."""
     path, settings = random
     index = Index.open(path)
-    if bench.train.index != index.digest:
-        raise ArtifactError(f"{bench.train.path} does not hold the images of {path}: run cache again")
+    refuse_other_images(bench.train, index)
     names = bench.judge.class_names
     counts = torch.bincount(data.draws[0].labels, minlength=len(names)).tolist()
     have = torch.bincount(torch.tensor(index.labels), minlength=len(names)).tolist()
