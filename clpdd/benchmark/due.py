@@ -10,6 +10,7 @@ from ..catalogue.methods import METHODS
 from ..config.distill import DistillSettings
 from ..errors import ArtifactError
 from ..storage.files import read_json
+from ..storage.work import item_name
 
 __all__ = ["owed", "own_seconds", "preparation", "whole_seconds"]
 
@@ -46,7 +47,7 @@ def preparation(clocks: Path, encoder: str, method: str, settings: DistillSettin
 
 
 def _reading(clocks: Path, stage: str, item: str) -> float | None:
-    file = clocks / f"{stage}-{item.replace('/', '-').replace(':', '-')}.json"
+    file = clocks / f"{stage}-{item_name(item)}.json"
     with contextlib.suppress(ArtifactError, OSError, KeyError, TypeError, ValueError):
         return float(read_json(file)["seconds"])
     return None

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..storage.layout import Layout
+from ..storage.work import item_name
 from .data import KEYS, read_mapping, read_table
 
 __all__ = ["distill_seconds", "evaluation_clocks", "git_revision", "read_clocks", "stage_lines", "timed_results"]
@@ -73,7 +74,7 @@ def stage_lines(clocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def distill_seconds(clocks: list[dict[str, Any]], headline: dict[str, Any]) -> float | None:
     """What the distillation of the headline took, ``None`` where it was not measured here."""
-    item = f"{headline['encoder']}-{headline['method']}"
+    item = item_name(f"{headline['encoder']}-{headline['method']}")
     for clock in clocks:
         if clock.get("stage") == "distill" and clock.get("item") == item:
             seconds: float | None = clock.get("seconds")

@@ -34,15 +34,7 @@ from .files import (
     write_json,
 )
 
-__all__ = [
-    "FORMAT",
-    "WorkFolder",
-    "differences",
-    "exclusive",
-    "fingerprint",
-    "lock",
-    "versions",
-]
+__all__ = ["FORMAT", "WorkFolder", "differences", "exclusive", "fingerprint", "item_name", "lock", "versions"]
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +122,11 @@ def lock(home: Path, what: str, wait: float) -> int:
     return descriptor
 
 
+def item_name(item: str) -> str:
+    """An item as files and clock readings call it: names of encoders may hold slashes and colons."""
+    return item.replace("/", "-").replace(":", "-")
+
+
 class WorkFolder:
     """An exclusive, resumable folder for one item of one stage.
 
@@ -161,7 +158,7 @@ class WorkFolder:
     ) -> None:
         self.record = dict(record)
         self.digest = sha256_bytes(canonical_json(self.record).encode())[:16]
-        self.stage, self.item = stage, item.replace("/", "-").replace(":", "-")
+        self.stage, self.item = stage, item_name(item)
         self.home = Path(root) / stage / self.item
         self.path = self.home / self.digest
         self.out = self.path / "out"

@@ -13,12 +13,13 @@ import pytest
 
 from clpdd.config.loading import parse_settings
 from clpdd.config.settings import Settings
-from clpdd.report.clocks import git_revision
+from clpdd.report.clocks import distill_seconds, git_revision
 from clpdd.report.data import KEYS, gather, main_method, read_sources
 from clpdd.report.page import render
 from clpdd.report.transfer import heat_maps
 from clpdd.stages.report import write_report
 from clpdd.storage.layout import Layout
+from clpdd.storage.work import WorkFolder
 
 from .artifacts import results, variants
 from .conftest import Page
@@ -168,3 +169,10 @@ def test_readings_that_are_missing_are_said_to_be(hostile: tuple[Layout, Setting
     paths = write_report(layout, settings, tmp_path)
     assert pq.read_table(paths["results-timed.parquet"])["seconds"].null_count == len(results(settings))
     assert Page(paths["report.html"].read_text()).text.count("not measured here") >= 6  # header, table, five stages
+
+
+def test_the_reading_of_an_encoder_from_the_hub_is_found() -> None:
+    """Its name holds a slash and a colon, which names of files do not."""
+    work = WorkFolder("work", "distill", "hf-hub:a/b/clp", {})
+    reading = {"stage": work.stage, "item": work.item, "seconds": 7.0}
+    assert distill_seconds([reading], {"encoder": "hf-hub:a/b", "method": "clp"}) == 7.0
