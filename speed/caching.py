@@ -23,6 +23,7 @@ from clpdd.encoders.calling import encode
 from clpdd.encoders.encoder import Encoder
 from clpdd.encoders.preprocessing import Preprocess
 from clpdd.features.decoders import Decoders
+from clpdd.runtime.machine import available_cores
 from clpdd.stages.cache import cache_features
 from clpdd.stages.project import Run
 from clpdd.storage.files import read_json
@@ -87,7 +88,7 @@ def sustained(device: torch.device, models: dict[str, tuple[int, int]], differen
     columns = ["encoder", "images", "bare encoder", "decoding alone, all cores", "cache stage", "cache / the lesser"]
     columns += ["cache / what shared cores allow"]
     section = Section("Sustained caching: JPEG files of 224 to 500 px, images per second", columns)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         index = _files(root / "photos", max(count for _, count in models.values()), different)

@@ -137,7 +137,6 @@ METHODS: dict[str, MethodEntry] = {
         title="all training images",
         unused=(*_REAL, "images_per_class", "labels", "image_size", "random_draws"),
         images=False,
-        features=False,
     ),
 }
 """Name -> entry. ``METHODS[name].implementation`` is imported by ``clpdd.methods.loading.load_method``."""

@@ -9,7 +9,7 @@ from ..catalogue.methods import selects
 from ..catalogue.protocols import bound_of
 from .data import KEYS, full_accuracy, gains_over_random, mean_std, read_table
 
-__all__ = ["COLUMNS", "headline_of", "result_lines", "tells_mean_per_class"]
+__all__ = ["COLUMNS", "headline_of", "result_lines", "tells_mean_per_class", "tells_top5"]
 
 _MORE = ("top5", "mean_per_class", "worst_group")
 COLUMNS = (*KEYS, "ipc", "probes", "top1", "top1_std", "share_of_full", "over_random", *_MORE, "headline")
@@ -68,6 +68,11 @@ def _sorted(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return encoders.index(line["eval_encoder"]), number, views == "clean", views, best
 
     return sorted(lines, key=place)
+
+
+def tells_top5(lines: list[dict[str, Any]]) -> bool:
+    """Whether top-5 says anything: of five classes or fewer it is always 100 %."""
+    return any(line["top5"] is not None and line["top5"] < 100 for line in lines)
 
 
 def tells_mean_per_class(lines: list[dict[str, Any]], digits: int = 2) -> bool:

@@ -10,8 +10,8 @@ from typing import Any
 from ..runtime.notebook import figure_of, html_table, optional
 from ..storage.layout import Layout
 from .data import read_table
-from .lines import COLUMNS, headline_of, tells_mean_per_class
-from .table import headline_in_words, lines_of, table_of, tells_top5
+from .lines import COLUMNS, headline_of, tells_mean_per_class, tells_top5
+from .table import headline_in_words, lines_of, table_of
 from .words import views_in_words
 
 __all__ = ["Results"]

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import ArtifactError
 from ..runtime.tables import aligned, with_spread
 from ..storage.layout import Layout
-from .lines import COLUMNS, headline_of, result_lines, tells_mean_per_class
+from .lines import COLUMNS, headline_of, result_lines, tells_mean_per_class, tells_top5
 from .words import probe_in_words, views_in_words
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
     "result_json",
     "result_table",
     "table_of",
-    "tells_top5",
 ]
 
 
@@ -83,11 +82,6 @@ def table_of(lines: list[dict[str, Any]]) -> str:
     told += ["over random: points of top-1 above as many random real images, probed alike"] if compared else []
     number = headline_in_words(headline_of(lines))
     return "\n\n".join([text, "\n".join([*told, *([number] if number else [])])])
-
-
-def tells_top5(lines: list[dict[str, Any]]) -> bool:
-    """Whether top-5 says anything: of five classes or fewer it is always 100 %."""
-    return any(line["top5"] is not None and line["top5"] < 100 for line in lines)
 
 
 def _percent(value: float | None, digits: int = 2) -> str:

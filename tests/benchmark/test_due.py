@@ -37,7 +37,7 @@ def clocks(tmp_path: Path) -> Path:
         ("lgm", "noise", NONE),
         ("lgm", "centroid", DUE),
         ("random", "centroid", NONE),
-        ("full", "centroid", NONE),
+        ("full", "centroid", DUE),
     ],
 )
 def test_features_and_kernels_are_due_to_methods_that_read_them(
