@@ -71,12 +71,34 @@ def worker(served: Served, name: str) -> Iterator[subprocess.Popen[bytes]]:
 
 def kill(process: subprocess.Popen[bytes]) -> None:
     """SIGKILL for the worker, its runs' processes and Prefect's engines at once; the stages are not among them."""
+    below: list[psutil.Process] = []
     with contextlib.suppress(psutil.NoSuchProcess):
-        tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-        for one in [one for one in tree if "prefect" in " ".join(one.cmdline()) or one.pid == process.pid]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
-    process.wait()
+        below = [one for one in psutil.Process(process.pid).children(recursive=True) if of_prefect(one)]
+    process.kill()
+    for one in below:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    process.wait(60)
+
+
+def of_prefect(process: psutil.Process) -> bool:
+    """Whether a process runs Prefect; one that has ended since it was listed does not."""
+    try:
+        return "prefect" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_worker_is_killed_whatever_of_its_children_has_ended() -> None:
+    code = "import subprocess, sys, time; subprocess.Popen(['true']); print(flush=True); time.sleep(600)"
+    worker = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert worker.stdout is not None
+    worker.stdout.readline()
+    (ended,) = psutil.Process(worker.pid).children()
+    until(lambda: gone(ended.pid), 30, "the end of the child")
+    with worker:
+        kill(worker)
+    assert worker.returncode == -signal.SIGKILL
 
 
 def trigger(client: SyncPrefectClient, toy: Toy, deployment: str = "on-demand", **parameters: Any) -> UUID:
