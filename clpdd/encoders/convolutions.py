@@ -34,7 +34,7 @@ class Depthwise(nn.Module):
     """A convolution whose gradient, under autocast to bfloat16 on a CPU, is taken in float32.
 
     There oneDNN has no quick kernel for the gradient of a depthwise convolution's input where the stride or the
-    dilation is not 1: in bfloat16 it takes 3 to 44 times as long as in float32. The output is that of the convolution,
+    dilation is not 1: in bfloat16 it takes 2 to 20 times as long as in float32. The output is that of the convolution,
     bit by bit, and so is the gradient in every other precision and on every other device.
     """
 
