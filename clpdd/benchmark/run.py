@@ -11,26 +11,21 @@ from typing import Any
 
 import torch
 
-from ..catalogue.protocols import PROTOCOLS
 from ..config.distill import DistillSettings
 from ..datasets.index import Index
 from ..distilled.dataset import DistilledSet
 from ..errors import Preempted
-from ..evaluation.inputs import open_bench
-from ..evaluation.pieces import read_piece, write_piece
-from ..evaluation.running import module_of, run_protocol, viewed_protocols
-from ..evaluation.subject import Subject
 from ..methods.loading import modules_of
 from ..optimise.context import Snapshot
-from ..runtime.machine import describe_machine, explain_memory_errors
+from ..runtime.machine import describe_machine
 from ..runtime.preemption import StopRequest
-from ..stages.evaluate import evaluation_data
 from ..stages.project import Project
-from ..storage.files import read_json, sha256_bytes, sha256_tree, write_bytes, write_json
+from ..storage.files import read_json, sha256_tree, write_bytes, write_json
 from ..storage.provenance import code_digest
 from ..storage.work import WorkFolder, fingerprint, versions
 from .child import Order, run_apart
 from .due import preparation
+from .judging import Judging
 from .plan import Job, marks_by_clock, marks_by_steps
 from .table import table_bytes
 from .track import read_track
@@ -38,13 +33,6 @@ from .track import read_track
 __all__ = ["compare"]
 
 log = logging.getLogger(__name__)
-
-_SKIPPED = (
-    "evaluate.protocols names %s, which judge images with another encoder than made them: this comparison, with one "
-    "encoder, leaves them out. clpdd evaluate runs them on the sets that clpdd distill made"
-)
-
-_SCORES = ("top1", "top5", "mean_per_class", "worst_group")
 
 
 def compare(
@@ -107,16 +95,12 @@ class _Point:
 
 class _Runner:
     def __init__(self, project: Project, encoder: str, judge: str, command: str) -> None:
-        self.project, self.judge, self.command, self.seed = project, judge, command, project.settings.seed
-        wanted = project.settings.benchmark
-        probes = {"seeds": wanted.probe_seeds, "views": wanted.views}
-        self.settings = project.settings.evaluate.model_copy(update=probes)
-        self.skipped = [name for name in self.settings.protocols if PROTOCOLS[name].across]
-        if self.skipped:
-            log.warning(_SKIPPED, " and ".join(self.skipped))
+        self.project, self.judge, self.command = project, judge, command
+        others = project.settings.benchmark.transfer_to if judge == "test" else []
+        self.judging = Judging(project, encoder, judge, others)
+        self.bench = self.judging.bench
         self.encoder, self.data = encoder, project.training(encoder)
         self.options = project.encoder_arguments(encoder)
-        self.bench = open_bench(encoder, evaluation_data(project.layout, encoder, project.encoder(encoder)), judge)
         self.machine = describe_machine(self.bench.encoder.device)
         self.index = Index.open(self.data.index)
         self.inputs = {
@@ -126,6 +110,7 @@ class _Runner:
             "kernels": sha256_tree(self.data.kernels),
             "encoder": self.bench.encoder.describe(),
         }
+        self.few_shot = self.judging.few_shot() if judge == "test" else None
 
     # -- distillation --------------------------------------------------------------------------------------------------
 
@@ -183,7 +168,7 @@ class _Runner:
             pairs = [{"group": group, "choice": choice} for group, choice in job.choices] or [{}]
             rows = []
             for point in self._points(job, work):
-                for row in self._judge(job, point, work, tick):
+                for row in self.judging.rows(point.data, point.name, work.path / "judged", point.last, tick):
                     rows += [told | _clock(point) | row | pair for pair in pairs]
             return rows
 
@@ -197,34 +182,6 @@ class _Runner:
             _Point(DistilledSet(p.images, labels, names, info, soft_labels=p.soft_labels), p, p is track[-1])
             for p in track
         ]
-
-    def _judge(self, job: Job, point: _Point, work: WorkFolder, tick: Callable[[], object]) -> list[dict[str, Any]]:
-        settings, rows = self.settings, []
-        subject: Subject | None = None
-        for protocol in viewed_protocols(settings, not len(point.data)):
-            tick()
-            file = work.path / "judged" / self._judgement_digest(protocol.name) / f"{point.name}-{protocol}.json"
-            piece = read_piece(file)
-            if piece is None:
-                subject = subject or Subject(point.data, self.bench, settings, self.seed, tick)
-                with explain_memory_errors(f"lower evaluate.encoder_batch (now {settings.encoder_batch})"):
-                    found = run_protocol(subject, protocol)
-                piece = {"rows": found["rows"]}
-                write_piece(file, piece)
-            for row in piece["rows"]:
-                scores = {name: row.get(name) for name in ("draw", *_SCORES)}
-                about = {"protocol": protocol.name, "views": protocol.views, "probe_seed": row["seed"]}
-                rows.append(about | scores)
-        return rows
-
-    def _judgement_digest(self, protocol: str) -> str:
-        deciding = {
-            "settings": self.settings.model_dump(mode="json", exclude={"protocols"}),
-            "seed": self.seed,
-            "judge": self.bench.judge.digest,
-            "code": code_digest("clpdd.stages.evaluate", module_of(protocol), *self.bench.encoder.code),
-        }
-        return sha256_bytes(json.dumps(deciding, sort_keys=True).encode())[:16]
 
     def _about(self, job: Job, work: WorkFolder) -> dict[str, Any]:
         return {
@@ -242,7 +199,8 @@ class _Runner:
             "command": self.command,
             "fingerprint": work.digest,
             **preparation(self.project.layout.clocks, self.encoder, job.method, job.settings),
-            "skipped": json.dumps(self.skipped),
+            "skipped": json.dumps(self.judging.skipped),
+            "few_shot": None if self.few_shot is None else json.dumps(self.few_shot, sort_keys=True),
         }
 
 

@@ -47,6 +47,11 @@ SCHEMA = pa.schema(
         ("features_seconds", pa.float64()),  # of the stage cache, training and validation; 0: the method reads none
         ("kernels_seconds", pa.float64()),  # likewise of the stage kernels; null: no clock reading was there
         ("skipped", pa.string()),  # JSON: protocols of the settings that a comparison with one encoder does not run
+        ("eval_encoder", pa.string()),  # that judged; null in older tables: the one that distilled
+        (
+            "few_shot",
+            pa.string(),
+        ),  # JSON: closed form on real images as they are, {"random": [[count, top1]], "herding"}
     ]
 )
 """Columns of ``benchmark.parquet`` and ``ablations.parquet``."""
@@ -59,6 +64,8 @@ LATER = (
     "features_seconds",
     "kernels_seconds",
     "skipped",
+    "eval_encoder",
+    "few_shot",
 )
 """Columns that older tables lack: read as null."""
 

@@ -45,6 +45,7 @@ class BenchmarkSettings(Section):
     time_factor: Annotated[float, Field(ge=1, le=1000)] = 10.0
     probe_seeds: Annotated[int, Field(ge=1, le=1000)] = 2
     views: Count = 20
+    transfer_to: Annotated[list[str], AfterValidator(once)] = []
     ablations: Annotated[list[Ablation], AfterValidator(once)] = list(get_args(Ablation))
     temperatures: Annotated[list[PositiveReal], Field(min_length=1), AfterValidator(once)] = [0.02, 0.05, 0.1, 0.3, 1.0]
     ridges: Annotated[list[NonNegativeReal], Field(min_length=1), AfterValidator(once)] = [0.1, 0.3, 1.0, 3.0, 10.0]

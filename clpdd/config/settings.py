@@ -107,9 +107,10 @@ class Settings(Section):
 
     def _benchmark_known(self) -> None:
         wanted = self.benchmark
-        strange = [name for name in wanted.encoders if name not in self.encoders]
-        if strange:
-            raise ValueError(f"benchmark.encoders names {strange[0]!r}, which encoders does not list")
+        for key, names in (("encoders", wanted.encoders), ("transfer_to", wanted.transfer_to)):
+            strange = [name for name in names if name not in self.encoders]
+            if strange:
+                raise ValueError(f"benchmark.{key} names {strange[0]!r}, which encoders does not list")
         most = max(wanted.images_per_class)
         if most > self.kernels.nearest:
             raise ValueError(

@@ -17,7 +17,7 @@ from ..features.same_images import refuse_other_images
 from ..features.store import FeatureStore
 from .subject import Bench
 
-__all__ = ["EvaluationData", "open_bench", "open_set"]
+__all__ = ["EvaluationData", "open_bench", "open_benches", "open_set"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +73,18 @@ def open_bench(name: str, data: EvaluationData, judge: str = "test") -> Bench:
         told = ", ".join(f"{split} {way}" for split, way in ways.items())
         raise ArtifactError(f"features of {name} were made with more than one cache.jpeg ({told}): run cache again")
     return Bench(encoder, opened["train"], opened["validation"], opened[judge], moments)
+
+
+def open_benches(encoders: Mapping[str, EvaluationData], judge: str = "test") -> dict[str, Bench]:
+    """A bench for each encoder, all of them for the same images. Raises as ``open_bench`` does."""
+    benches = {name: open_bench(name, data, judge) for name, data in encoders.items()}
+    first = next(iter(benches.values()))
+    for bench in benches.values():
+        if bench.judge.index != first.judge.index:
+            raise ArtifactError(
+                f"{bench.judge.path} and {first.judge.path} hold other images: run cache again for both"
+            )
+    return benches
 
 
 def open_set(folder: Path, key: tuple[str, str], encoders: Mapping[str, Encoder], bench: Bench) -> DistilledSet:

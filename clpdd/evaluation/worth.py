@@ -6,10 +6,8 @@ a whole few-shot curve costs seconds.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
@@ -26,9 +24,10 @@ from ..probe.closed_form import fit_ridge
 from ..probe.linear import Probes
 from ..probe.scoring import score
 from ..probe.views import encode_clean
+from .image_counts import worth_on
 from .subject import Bench, Subject
 
-__all__ = ["COUNTS", "DRAWS", "Worth", "few_shot_curve", "mean_distance", "worth_of", "worth_on"]
+__all__ = ["COUNTS", "DRAWS", "Worth", "few_shot_curve", "mean_distance", "worth_of"]
 
 COUNTS = (1, 2, 5, 10, 20, 50)
 """Real images per class on the curve, as far as the smallest class has so many."""
@@ -146,19 +145,6 @@ def _few(bench: Bench, ridge: float, kept: list[Tensor], order: list[Tensor], co
 
 def _top1(probes: Probes, bench: Bench) -> list[float]:
     return score(probes, bench.judge.blocks(_ROWS)).top1
-
-
-def worth_on(curve: Sequence[tuple[int, float]], top1: float) -> str:
-    """How many images per class the curve needs for ``top1``: ``"<1"``, a number between two counts, or ``">50"``.
-
-    The first crossing counts; between two counts it lies on a straight line over the logarithm of the count.
-    """
-    if top1 < curve[0][1]:
-        return f"<{curve[0][0]}"
-    for (few, low), (many, high) in pairwise(curve):
-        if low <= top1 < high:
-            return f"{math.exp(math.log(few) + (top1 - low) / (high - low) * math.log(many / few)):.1f}"
-    return f"{curve[-1][0]}" if top1 == curve[-1][1] else f">{curve[-1][0]}"
 
 
 def mean_distance(Z: Tensor, targets: Tensor, bench: Bench) -> float:

@@ -14,9 +14,9 @@ from ..distilled.dataset import DistilledSet
 from ..encoders.calling import resolve_precision
 from ..encoders.deterministic import deterministic
 from ..encoders.encoder import Encoder
-from ..errors import ArtifactError, Preempted, SettingsError
+from ..errors import Preempted, SettingsError
 from ..evaluation.clocks import measured, read_record
-from ..evaluation.inputs import EvaluationData, open_bench, open_set
+from ..evaluation.inputs import EvaluationData, open_benches, open_set
 from ..evaluation.pieces import read_piece, write_piece
 from ..evaluation.running import module_of, run_protocol, viewed_protocols
 from ..evaluation.subject import Bench, Subject, ViewedProtocol
@@ -71,7 +71,7 @@ def evaluate(
     """
     if not distilled or not encoders:
         raise SettingsError("evaluate needs at least one method and one encoder: see methods and encoders")
-    benches = _open_benches(encoders)
+    benches = open_benches(encoders)
     first = next(iter(benches.values()))
     known = {name: data.encoder for name, data in encoders.items()}
     sets = {key: open_set(folder, key, known, first) for key, folder in distilled.items()}
@@ -110,18 +110,6 @@ def evaluate(
     clocks = run.work.parent / "clocks" if run.clocks is None else run.clocks
     write_json(clocks / "evaluate.json", _read_clocks(jobs, run))
     return {name: Path(out) / name for name in contents}
-
-
-def _open_benches(encoders: Mapping[str, EvaluationData]) -> dict[str, Bench]:
-    """A bench for each encoder, all of them for the same test images."""
-    benches = {name: open_bench(name, data) for name, data in encoders.items()}
-    first = next(iter(benches.values()))
-    for name, bench in benches.items():
-        if bench.judge.index != first.judge.index:
-            raise ArtifactError(
-                f"{encoders[name].test} and {first.judge.path} hold other images: run cache again for both"
-            )
-    return benches
 
 
 def _contents(results: list[Result], bench: Bench) -> dict[str, bytes]:

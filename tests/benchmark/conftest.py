@@ -13,11 +13,17 @@ from clpdd.benchmark.ablations import plan_ablations
 from clpdd.benchmark.plan import Job, plan
 from clpdd.benchmark.run import compare
 from clpdd.benchmark.table import SCHEMA
+from clpdd.config.cache import CacheSettings
+from clpdd.config.kernels import KernelSettings
 from clpdd.config.loading import parse_settings
 from clpdd.config.settings import Settings
+from clpdd.encoders.loading import load_encoder
+from clpdd.stages.cache import cache_features
+from clpdd.stages.kernels import compute_kernels
 from clpdd.stages.project import Project
-from clpdd.storage.layout import Layout
+from clpdd.storage.layout import SPLITS, Layout
 from tests.conftest import World
+from tests.runs import run_in
 
 QUICK: dict[str, Any] = {
     "distill": {"outer_batch": 32, "extend_every": 2, "random_draws": 2},
@@ -67,6 +73,28 @@ def raced(world: World, tmp_path_factory: pytest.TempPathFactory) -> Race:
     layout = borrowed(world, tmp_path_factory.mktemp("race"), "train", "validation", "test")
     jobs = plan(settings())
     return Race(layout, jobs, race(world, layout, jobs, settings()))
+
+
+@pytest.fixture(scope="session")
+def abroad(world: World, tmp_path_factory: pytest.TempPathFactory) -> Race:
+    """A race whose sets are judged at their end with a second encoder too, by ``inherit`` among others."""
+    layout = borrowed(world, tmp_path_factory.mktemp("abroad"), "train", "validation", "test")
+    options: dict[str, Any] = {"model": world.encoder.name, "image_size": 32}
+    second = load_encoder("second", device="cpu", **options)
+    for split in SPLITS:
+        cache_features(
+            layout.index(split), second, CacheSettings(), layout.features("second", split), run_in(layout.work)
+        )
+    stores = layout.features("second", "train"), layout.features("second", "validation")
+    compute_kernels(*stores, KernelSettings(), layout.kernels("second"), run_in(layout.work))
+    chosen = parse_settings(
+        QUICK
+        | {"encoders": [world.encoder.name, "second"], "encoder_options": {"second": options}}
+        | {"evaluate": QUICK["evaluate"] | {"protocols": ["closed_form", "inherit"]}}
+        | {"benchmark": QUICK["benchmark"] | {"methods": ["clp-no-dsa", "full"], "transfer_to": ["second"]}}
+    )
+    jobs = plan(chosen)
+    return Race(layout, jobs, race(world, layout, jobs, chosen))
 
 
 @pytest.fixture(scope="session")

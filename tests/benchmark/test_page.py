@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from clpdd.benchmark.page import read_comparison, write_comparison
 from clpdd.benchmark.table import LATER, table_bytes
+from clpdd.catalogue.protocols import bound_of
 from clpdd.errors import ArtifactError
 from tests.browser import asked_schemes, emulate
 
@@ -26,7 +28,9 @@ def page(raced: Race, varied: list[dict[str, Any]], tmp_path_factory: pytest.Tem
         for t in (0.05, 1.0)
         for r in (0.1, 3.0, 10.0)
     ]
-    for name, rows in (("a", raced.rows), ("b", made_rows()), ("c", varied + grid)):
+    abroad = [row | {"dataset": "worth"} for row in worth_rows()]
+    abroad += [row | {"eval_encoder": "a_rather_long_name_of_an_encoder.in1k"} for row in abroad if row["last"]]
+    for name, rows in (("a", raced.rows), ("b", made_rows()), ("c", varied + grid), ("d", abroad)):
         (folder / f"{name}.parquet").write_bytes(table_bytes(rows))
     return write_comparison(sorted(folder.glob("*.parquet")), folder / "page.html")
 
@@ -54,7 +58,7 @@ def drawn(rows: list[dict[str, Any]], folder: Path) -> str:
 def test_the_page_says_which_protocols_are_left_out_and_what_runs_them(tmp_path: Path) -> None:
     text = drawn([row | {"skipped": '["kd", "inherit"]'} for row in made_rows()], tmp_path)
     assert "Left out: <code>inherit</code> and <code>kd</code>" in text
-    assert "<code>clpdd evaluate</code>" in text
+    assert "<code>benchmark.transfer_to</code> names none" in text
     assert "Left out" not in drawn(made_rows(), tmp_path)
 
 
@@ -106,6 +110,44 @@ def test_twelve_methods_look_different(browser: Any, tmp_path: Path) -> None:
     assert len(set(browser.execute_script(f"return [...document.querySelectorAll('.key li')].map(c => {keys})"))) == 12
 
 
+def worth_rows() -> list[dict[str, Any]]:
+    """Closed form on images as they are: 52 % by one image per class, 64 % by ten; random ones reach 40, 60 and 70."""
+    curves = json.dumps({"random": [[1, 40.0], [10, 60.0], [20, 70.0]], "herding": [[1, 53.0], [10, 65.0]]})
+    rows = [row | {"protocol": "closed_form", "views": "clean", "few_shot": curves} for row in made_rows()]
+    many = [row | {"ipc": 10, "top1": row["top1"] + 12} for row in rows if row["name"] == "clp"]
+    full = [row | {"name": "full", "method": "full", "ipc": None, "top1": 90.0} for row in rows if row["draw"] == 1]
+    return rows + many + full
+
+
+def test_sets_are_told_in_real_images_on_their_few_shot_curve(tmp_path: Path) -> None:
+    text = drawn(worth_rows(), tmp_path)
+    assert "what the sets are worth in real images" in text
+    table = text[text.index('aria-label="Worth in real images"') :]
+    lines = [re.sub(r"<[^>]+>", " ", line).split() for line in re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)]
+    assert any(line[:2] == ["CLP-DD", "1"] and line[-2:] == ["4.0", "&lt;1"] for line in lines), lines
+    assert any(line[:2] == ["CLP-DD", "10"] and line[-2:] == ["13.2", "8.3"] for line in lines), lines
+    chart = text[text.index("what the sets are worth") : text.index('aria-label="Worth in real images"')]
+    for named in ("random real images", "herding real images", "all training images"):
+        assert named in chart, named
+    assert "what the sets are worth" not in drawn(made_rows(), tmp_path)
+    assert "what the sets are worth" not in drawn([row | {"few_shot": None} for row in worth_rows()], tmp_path)
+
+
+def test_sets_judged_elsewhere_are_told_apart_from_those_of_the_race(tmp_path: Path) -> None:
+    ends = [row | {"protocol": "inherit", "eval_encoder": "f"} for row in made_rows() if row["last"]]
+    ends = [row | {"top1": row["top1"] / 2} for row in ends if row["name"] == "clp"]
+    back = [row | {"encoder": "f", "eval_encoder": "e", "top1": 33.0} for row in ends]
+    bound = ends[0] | {"name": "full", "method": "full", "protocol": bound_of("inherit"), "ipc": None, "top1": 65.0}
+    text = drawn([*made_rows(), *ends, bound, *back], tmp_path)
+    transfer = text[text.index("From one encoder to another") :]
+    assert "26.0 (40 %)" in transfer  # half of 52, of 65
+    assert "33.0" in transfer
+    race = text[: text.index("From one encoder to another")]
+    assert "52.0" in race
+    assert "26.0" not in race
+    assert "From one encoder to another" not in drawn(made_rows(), tmp_path)
+
+
 @pytest.mark.parametrize("width", [1280, 400])
 def test_the_page_holds_together_in_a_browser_and_asks_nobody(browser: Any, page: Path, width: int) -> None:
     emulate(browser, width)
@@ -113,8 +155,11 @@ def test_the_page_holds_together_in_a_browser_and_asks_nobody(browser: Any, page
     browser.get(page.as_uri())
     root = "document.documentElement"
     assert browser.execute_script(f"return {root}.scrollWidth <= {root}.clientWidth")
-    narrow = "return [...document.querySelectorAll('.plot .area')].filter(a => a.clientWidth < 200).length"
-    assert browser.execute_script(narrow) == 0
+    narrow = (
+        "return [...document.querySelectorAll('.plot .area')].filter(a => a.clientWidth < 200)"
+        ".map(a => [a.clientWidth, a.parentElement.innerText])"
+    )
+    assert browser.execute_script(narrow) == []
     assert browser.get_log("browser") == []
     assert asked_schemes(browser) <= {"file", "data", "about"}
 

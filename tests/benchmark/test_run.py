@@ -19,8 +19,12 @@ import pytest
 import torch
 import yaml
 
+from clpdd.benchmark import judging
 from clpdd.benchmark import run as runner
 from clpdd.benchmark.plan import marks_by_clock
+from clpdd.evaluation.inputs import open_bench
+from clpdd.evaluation.worth import few_shot_curve
+from clpdd.stages.evaluate import evaluation_data
 from tests.conftest import World
 
 from .conftest import QUICK, Race, borrowed, race, settings
@@ -71,7 +75,8 @@ def test_what_is_done_is_not_done_again(world: World, raced: Race, monkeypatch: 
 
     with monkeypatch.context() as patch:
         patch.setattr(runner, "run_apart", unwanted)
-        patch.setattr(runner, "run_protocol", unwanted)
+        patch.setattr(judging, "run_protocol", unwanted)
+        patch.setattr(judging, "few_shot_curve", unwanted)
         assert race(world, raced.layout, raced.jobs, settings()) == raced.rows
         other = replace(raced.jobs[0], seed=7)
         with pytest.raises(AssertionError, match="made again"):
@@ -85,7 +90,44 @@ def test_protocols_across_encoders_are_said_to_be_left_out(
     asked = chosen.evaluate.model_copy(update={"protocols": ["closed_form", "inherit", "kd"]})
     race(world, layout, [], chosen.model_copy(update={"evaluate": asked}))
     assert "evaluate.protocols names inherit and kd" in caplog.text
-    assert "clpdd evaluate" in caplog.text
+    assert "benchmark.transfer_to names none" in caplog.text
+
+
+def test_another_encoder_judges_the_ends_and_what_bounds_them(world: World, abroad: Race) -> None:
+    elsewhere = [r for r in abroad.rows if r["eval_encoder"] == "second"]
+    own = [r for r in abroad.rows if r["eval_encoder"] == world.encoder.name]
+    assert len(own) + len(elsewhere) == len(abroad.rows)
+    assert {r["encoder"] for r in abroad.rows} == {world.encoder.name}
+    assert all(r["last"] for r in elsewhere)
+    assert {r["step"] for r in own if r["name"] == "clp-no-dsa"} == {0, 2, 4}
+    kinds = {(r["name"], r["protocol"]) for r in elsewhere}
+    bounds = {("full", "closed_form"), ("full", "logistic")}
+    assert kinds == {("clp-no-dsa", "closed_form"), ("clp-no-dsa", "inherit")} | bounds
+    assert {r["protocol"] for r in own if r["name"] == "clp-no-dsa"} == {"closed_form"}
+    assert {r["skipped"] for r in abroad.rows} == {"[]"}
+    # other features: other scores
+    clean = {r["eval_encoder"]: r["top1"] for r in abroad.rows if (r["name"], r["views"]) == ("full", "clean")}
+    assert len(set(clean.values())) == 2
+
+
+def test_few_shot_curves_of_the_distilling_encoder_stand_in_the_table(world: World, raced: Race) -> None:
+    (told,) = {r["few_shot"] for r in raced.rows}
+    name = world.encoder.name
+    bench = open_bench(name, evaluation_data(raced.layout, name, world.encoder))
+    again = few_shot_curve(bench, settings().evaluate.ridge, settings().seed)
+    assert json.loads(told) == {k: [[count, round(top1, 6)] for count, top1 in own] for k, own in again.items()}
+    assert [count for count, _ in json.loads(told)["random"]] == [1, 2, 5, 10]  # of twelve
+
+
+def test_no_few_shot_curve_without_the_probe_that_it_is_measured_by(
+    world: World, raced: Race, varied: list[dict[str, Any]]
+) -> None:
+    assert {r["few_shot"] for r in varied} == {None}  # an ablation: no test images
+    chosen = settings()
+    asked = chosen.evaluate.model_copy(update={"protocols": ["sgd"]})
+    only = [job for job in raced.jobs if job.method == "full"]
+    rows = race(world, raced.layout, only, chosen.model_copy(update={"evaluate": asked}))
+    assert {r["few_shot"] for r in rows} == {None}
 
 
 def test_the_accuracies_of_a_probe_all_reach_the_table(
@@ -96,7 +138,7 @@ def test_the_accuracies_of_a_probe_all_reach_the_table(
     def grouped(*_: Any) -> dict[str, Any]:
         return {"rows": [{"draw": 0, "seed": 0} | scores]}
 
-    monkeypatch.setattr(runner, "run_protocol", grouped)
+    monkeypatch.setattr(judging, "run_protocol", grouped)
     chosen = settings()
     other = chosen.model_copy(update={"evaluate": chosen.evaluate.model_copy(update={"ridge": 7.0})})  # judged anew
     rows = race(world, raced.layout, [job for job in raced.jobs if job.method == "full"], other)

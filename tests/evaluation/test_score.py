@@ -25,9 +25,10 @@ from clpdd.distilled.export import export
 from clpdd.distilled.foreign import read_set
 from clpdd.encoders.calling import encode
 from clpdd.errors import DataError
+from clpdd.evaluation.image_counts import worth_on
 from clpdd.evaluation.inputs import EvaluationData, open_bench
 from clpdd.evaluation.subject import Bench, Subject
-from clpdd.evaluation.worth import few_shot_curve, mean_distance, worth_of, worth_on
+from clpdd.evaluation.worth import few_shot_curve, mean_distance, worth_of
 from clpdd.features import versions
 from clpdd.features.by_class import Scale
 from clpdd.functional.coresets import herding
