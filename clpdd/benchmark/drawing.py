@@ -98,7 +98,8 @@ def _levels(heights: dict[str, float]) -> list[Level]:
 def _decades(low: float, high: float) -> list[float]:
     """Powers of ten within the range; with fewer than three of them, twos and fives as well."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    found = [m * 10.0**p for p in powers for m in (1, 2, 5) if low <= m * 10.0**p <= high]
+    ends = low * (1 - 1e-9), high * (1 + 1e-9)  # a range that ends at 50 holds 50, whatever a logarithm made of it
+    found = [m * 10.0**p for p in powers for m in (1, 2, 5) if ends[0] <= m * 10.0**p <= ends[1]]
     tens = [x for x in found if math.isclose(10 ** round(math.log10(x)), x)]
     return tens if len(tens) > 2 else found
 

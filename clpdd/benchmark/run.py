@@ -19,6 +19,7 @@ from ..methods.loading import modules_of
 from ..optimise.context import Snapshot
 from ..runtime.machine import describe_machine
 from ..runtime.preemption import StopRequest
+from ..runtime.progress import Progress
 from ..stages.project import Project
 from ..storage.files import read_json, sha256_tree, write_bytes, write_json
 from ..storage.provenance import code_digest
@@ -167,9 +168,17 @@ class _Runner:
             told = self._about(job, work) | read_json(work.out / "reading.json")
             pairs = [{"group": group, "choice": choice} for group, choice in job.choices] or [{}]
             rows = []
-            for point in self._points(job, work):
-                for row in self.judging.rows(point.data, point.name, work.path / "judged", point.last, tick):
-                    rows += [told | _clock(point) | row | pair for pair in pairs]
+            points = self._points(job, work)
+            with Progress(len(points), f"judge {job.name}", "point", even=False) as bar:
+
+                def beat() -> None:
+                    tick()
+                    bar.beat()
+
+                for point in points:
+                    for row in self.judging.rows(point.data, point.name, work.path / "judged", point.last, beat):
+                        rows += [told | _clock(point) | row | pair for pair in pairs]
+                    bar.update()
             return rows
 
     def _points(self, job: Job, work: WorkFolder) -> list[_Point]:

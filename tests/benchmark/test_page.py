@@ -127,7 +127,7 @@ def test_sets_are_told_in_real_images_on_their_few_shot_curve(tmp_path: Path) ->
     assert any(line[:2] == ["CLP-DD", "1"] and line[-2:] == ["4.0", "&lt;1"] for line in lines), lines
     assert any(line[:2] == ["CLP-DD", "10"] and line[-2:] == ["13.2", "8.3"] for line in lines), lines
     chart = text[text.index("what the sets are worth") : text.index('aria-label="Worth in real images"')]
-    for named in ("random real images", "herding real images", "all training images"):
+    for named in ("real images drawn at random", "real images chosen by herding", "all training images", ">20</span>"):
         assert named in chart, named
     assert "what the sets are worth" not in drawn(made_rows(), tmp_path)
     assert "what the sets are worth" not in drawn([row | {"few_shot": None} for row in worth_rows()], tmp_path)
