@@ -30,9 +30,15 @@ class BenchmarkSettings(Section):
     encoders: Annotated[list[str], AfterValidator(once)] = []
     methods: Annotated[list[str], Field(min_length=1), AfterValidator(once)] = [
         "clp",
+        "sfm",
         "lgm",
         "clp-no-dsa",
         "lgm-no-dsa",
+        "k-centre",
+        "herding",
+        "k-medoids",
+        "facility-location",
+        "ridge-greedy",
         "random",
         "centroid",
         "full",
@@ -41,7 +47,7 @@ class BenchmarkSettings(Section):
     seeds: Annotated[int, Field(ge=1, le=1000)] = 2
     steps: Positive | None = 100
     halvings: Annotated[int, Field(ge=0, le=16)] = 3
-    peers: dict[str, str] = {"lgm": "clp", "lgm-no-dsa": "clp-no-dsa"}
+    peers: dict[str, str] = {"sfm": "clp", "lgm": "clp", "lgm-no-dsa": "clp-no-dsa"}
     time_factor: Annotated[float, Field(ge=1, le=1000)] = 10.0
     probe_seeds: Annotated[int, Field(ge=1, le=1000)] = 2
     views: Count = 20
