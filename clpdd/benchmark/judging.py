@@ -64,7 +64,7 @@ class Judging:
 
     Raises:
         ArtifactError, DataError: as ``evaluation.inputs.open_bench`` does.
-        SettingsError: another encoder does not take square images.
+        SettingsError: an encoder does not take square images.
     """
 
     def __init__(self, project: Project, encoder: str, judge: str, others: list[str]) -> None:
@@ -80,7 +80,7 @@ class Judging:
             _Judge(name, bench, sha256_tree(data[name].kernels), None if name == encoder else self.bench)
             for name, bench in benches.items()
         ]
-        for one in self._judges[1:]:
+        for one in self._judges:
             one.bench.encoder.require_square("judging the sets of a comparison")
             index = data[one.name].test_index
             if judge == "test" and index is not None:
