@@ -67,7 +67,7 @@ class DistillSettings(Section):
     parameterisation: Literal["pyramid", "pixels"] = "pyramid"
     extend_every: Positive = 50
     decorrelate: bool = True
-    initialisation: Literal["centroid", "medoids", "noise", "zero"] = "centroid"
+    initialisation: Literal["centroid", "medoids", "noise", "zero"] = "medoids"
     image_size: Annotated[int, Field(ge=8, le=4096)] | None = None
     encoder_batch: Positive | None = None
     precision: Precision = "auto"
