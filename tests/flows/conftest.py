@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import shutil
 import socket
@@ -93,6 +94,26 @@ def gone(process: int) -> bool:
         return bool(psutil.Process(process).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL for the worker, its runs' processes and Prefect's engines at once; the stages are not among them."""
+    below: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        below = [one for one in psutil.Process(process.pid).children(recursive=True) if of_prefect(one)]
+    process.kill()
+    for one in below:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    process.wait(60)
+
+
+def of_prefect(process: psutil.Process) -> bool:
+    """Whether a process runs Prefect; one that has ended since it was listed does not."""
+    try:
+        return "prefect" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return False
 
 
 def command(*arguments: str, root: Path, check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -33,7 +33,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows.environment import ROOT
 from flows.serve import Served
 
-from .conftest import Toy, command, gone, make_toy, until
+from .conftest import Toy, command, gone, kill, make_toy, until
 
 pytestmark = pytest.mark.slow
 
@@ -67,26 +67,6 @@ def worker(served: Served, name: str) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         kill(process)
-
-
-def kill(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL for the worker, its runs' processes and Prefect's engines at once; the stages are not among them."""
-    below: list[psutil.Process] = []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        below = [one for one in psutil.Process(process.pid).children(recursive=True) if of_prefect(one)]
-    process.kill()
-    for one in below:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            one.kill()
-    process.wait(60)
-
-
-def of_prefect(process: psutil.Process) -> bool:
-    """Whether a process runs Prefect; one that has ended since it was listed does not."""
-    try:
-        return "prefect" in " ".join(process.cmdline())
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_a_worker_is_killed_whatever_of_its_children_has_ended() -> None:
