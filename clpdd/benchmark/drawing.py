@@ -16,7 +16,7 @@ _NAME = 6.0  # percent of a drawing's height that a name takes
 
 @dataclass(frozen=True)
 class Line:
-    """A method's curve: SVG path data in a 100 x 100 box, the points on it, and the last value in words."""
+    """A method's curve: SVG path data in a 100 x 100 box, and the points on it."""
 
     name: str
     colour: int
