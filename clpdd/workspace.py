@@ -217,7 +217,7 @@ class Workspace:
             evaluation_data(self.layout, name, self.encoder),
             settings or EvaluateSettings(),
             self.seed,
-            dataset.max_pixels,
+            dataset,
             worth=worth,
             random=(self.layout.index("train"), DistillSettings()) if random else None,
         )

@@ -71,6 +71,11 @@ def test_params_yaml_holds_every_setting_at_its_default_with_a_comment() -> None
         ({"encoder_options": {"clpdd_resnet41": {}}}, "did you mean clpdd_resnet14?"),
         ({"evaluate": {"protocols": ["sgd", "sgd"]}}, "holds a name twice"),
         ({"distill": {"images_per_class": 20}}, "raise kernels.nearest to at least 20"),
+        (
+            {"benchmark": {"methods": ["centroid"], "images_per_class": [20], "peers": {}}},
+            "with which centroid begins: raise kernels.nearest to at least 20",
+        ),
+        ({"methods": ["ridge-greedy"], "distill": {"ridge": 0}}, "ridge-greedy: {method: ridge-greedy, ridge: 1.0}"),
         ({"methods": ["cpl"]}, "cannot be used:\n  methods: unknown method 'cpl'; did you mean clp?"),
         ([1], "must hold a mapping"),
     ],
@@ -79,6 +84,14 @@ def test_refusals_name_the_key_and_what_is_allowed(values: Any, expected: str) -
     with pytest.raises(SettingsError) as refused:
         parse_settings(values)
     assert expected in str(refused.value)
+
+
+def test_central_images_bound_those_methods_alone_that_begin_with_them() -> None:
+    wanted = {"images_per_class": [1, 20], "peers": {}}
+    parse_settings({"benchmark": wanted | {"methods": ["clp", "herding", "random"]}})
+    starts = {"variants": {"central": {"method": "clp", "initialisation": "centroid"}}}
+    with pytest.raises(SettingsError, match=r"holds 20, but only kernels\.nearest = 10 .* with which central begins"):
+        parse_settings(starts | {"benchmark": wanted | {"methods": ["herding", "central"]}})
 
 
 def test_every_problem_is_named_at_once() -> None:

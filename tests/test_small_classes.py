@@ -39,6 +39,8 @@ def settings(home: Path, **changes: Any) -> None:
     [
         {"methods": ["clp"]},
         {"methods": ["random"]},
+        {"methods": ["k-medoids"]},
+        {"methods": ["chosen"], "variants": {"chosen": {"method": "herding"}}},
         {"methods": ["full", "centroid"]},
         {"methods": ["neighbor"]},
         {"methods": ["hot"], "variants": {"hot": {"method": "clp", "temperature": 1.0}}},

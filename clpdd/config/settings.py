@@ -11,7 +11,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from ..catalogue.elsewhere import elsewhere
-from ..catalogue.methods import METHODS, MethodEntry
+from ..catalogue.methods import METHODS, MethodEntry, selects
 from ..catalogue.protocols import PROTOCOLS
 from ..errors import SettingsError
 from .benchmark import BenchmarkSettings
@@ -72,13 +72,8 @@ class Settings(Section):
             variant = self.variant(name)
             distill, known = variant.settings, METHODS[variant.method]
             _refuse_too_many(name, known, distill.most_per_class, "distill.images_per_class is")
-            central = (distill.initialisation if known.optimises else known.start) == "centroid"
-            if central and distill.most_per_class > self.kernels.nearest:
-                ipc = distill.most_per_class
-                raise ValueError(
-                    f"distill.images_per_class is {ipc}, but only kernels.nearest = {self.kernels.nearest} central "
-                    f"images per class are kept: raise kernels.nearest to at least {ipc}"
-                )
+            self._refuse_uncentral(variant, distill.most_per_class, "distill.images_per_class is")
+            _refuse_no_ridge(name, variant)
         self._benchmark_known()
         across = [name for name in self.evaluate.protocols if PROTOCOLS[name].across]
         if across and len(self.encoders) == 1:
@@ -111,14 +106,22 @@ class Settings(Section):
             strange = [name for name in names if name not in self.encoders]
             if strange:
                 raise ValueError(f"benchmark.{key} names {strange[0]!r}, which encoders does not list")
-        most = max(wanted.images_per_class)
-        if most > self.kernels.nearest:
-            raise ValueError(
-                f"benchmark.images_per_class holds {most}, but only kernels.nearest = {self.kernels.nearest} central "
-                f"images per class are kept: raise kernels.nearest to at least {most}"
-            )
+        most, said = max(wanted.images_per_class), "benchmark.images_per_class holds"
         for name in wanted.methods:
-            _refuse_too_many(name, METHODS[self.variant(name).method], most, "benchmark.images_per_class holds")
+            variant = self.variant(name)
+            _refuse_too_many(name, METHODS[variant.method], most, said)
+            self._refuse_uncentral(variant, most, said)
+            _refuse_no_ridge(name, variant)
+
+    def _refuse_uncentral(self, variant: MethodVariant, wanted: int, said: str) -> None:
+        """Raise where a method begins with more central images of a class than the stage kernels keeps."""
+        known, kept = METHODS[variant.method], self.kernels.nearest
+        start = variant.settings.initialisation if known.optimises else known.start
+        if start == "centroid" and wanted > kept:
+            raise ValueError(
+                f"{said} {wanted}, but only kernels.nearest = {kept} central images per class are kept, with which "
+                f"{variant.name} begins: raise kernels.nearest to at least {wanted}"
+            )
 
     @property
     def known_methods(self) -> list[str]:
@@ -199,7 +202,7 @@ class Settings(Section):
                 distill = resolve(distill.neighbor_of, distill).settings
             real = distill.initialisation in ("centroid", "medoids")
             starts = (METHODS[method].optimises or method == "neighbor") and real
-            if not (starts or method in ("random", "centroid")):
+            if not (starts or (selects(method) and METHODS[method].images and not METHODS[method].source)):
                 continue
             short = [label for label, wanted in enumerate(per_class) if counts[label] < wanted]
             if short:
@@ -224,6 +227,15 @@ def _without_auto(variant: Any) -> Any:
     if isinstance(variant, dict) and variant.get("precision") == "auto":
         return {key: value for key, value in variant.items() if key != "precision"}
     return variant
+
+
+def _refuse_no_ridge(name: str, variant: MethodVariant) -> None:
+    known = METHODS[variant.method]
+    if selects(variant.method) and "ridge" not in known.unused and not known.source and variant.settings.ridge == 0:
+        raise ValueError(
+            f"distill.ridge is 0, and {name} needs it above 0: the first image alone fixes nothing; give it one of its "
+            f"own, variants: {{{name}: {{method: {variant.method}, ridge: 1.0}}}}"
+        )
 
 
 def _refuse_too_many(name: str, known: MethodEntry, wanted: int, said: str) -> None:

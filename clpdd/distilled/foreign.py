@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ..config.dataset import DatasetSettings
 from ..datasets.build import open_source
 from ..datasets.decode import Undecodable, decode_image, identify
 from ..datasets.listing import BadImages, Listing, Source, nearest
+from ..datasets.sources.parquet_columns import inspect
 from ..datasets.walking import files_below
 from ..errors import DataError
 from ..storage.files import read_json
@@ -27,11 +29,17 @@ from .dataset import DistilledSet
 __all__ = ["read_set"]
 
 _TENSORS = (".pt", ".pth", ".ckpt", ".npy", ".npz", ".pkl", ".pickle", ".safetensors", ".h5", ".hdf5")
+_COLUMNS = ("image", "label")
+_PIXELS = "pixel_values"  # what Hugging Face's processors make of an image, normalised
 _REMEDY = "undo the normalisation (x * std + mean), clip to [0, 1], and write 8-bit PNG files"
 
 
 def read_set(
-    path: Path, class_names: Sequence[str], transform: Callable[[Image.Image], Tensor], max_pixels: int
+    path: Path,
+    class_names: Sequence[str],
+    transform: Callable[[Image.Image], Tensor],
+    max_pixels: int,
+    columns: tuple[str, str] = _COLUMNS,
 ) -> DistilledSet:
     """A set of images of any origin, its classes numbered as ``class_names`` numbers them.
 
@@ -40,13 +48,16 @@ def read_set(
 
     Args:
         path: a distilled dataset; a folder with a folder of images for each class, called by its name or number; or a
-            Parquet file in Hugging Face layout, its labels named as the classes, or the numbers of these.
+            Parquet file in Hugging Face layout, its labels named as the classes, or the numbers of these. Integers
+            without names in the file are numbers.
         class_names: the ``C`` classes of the data that it is judged on.
         transform: PIL image -> ``(3, s, s)`` uint8, for images that differ in size.
         max_pixels: see ``clpdd.datasets.decode.decode_image``.
+        columns: of images and of labels in a Parquet file; what it does not have is looked for in the usual ones.
 
     Raises:
-        DataError: nothing there, files of tensors, float images, unknown classes, or classes without an image.
+        DataError: nothing there, files of tensors, float images, unknown classes, classes without an image, or a file
+            that holds several draws of a random method.
         ArtifactError: a distilled dataset that is damaged.
     """
     if (path / "distilled.json").is_file():
@@ -54,9 +65,11 @@ def read_set(
     _refuse_tensors(path)
     if (path / "data.parquet").is_file():  # what ``export`` writes for Hugging Face
         path = path / "data.parquet"
-    _refuse_soft_labels(path)
-    source = _source(path, max_pixels)
-    listing, numbers = source.listings["train"], _numbers(_meant(source.class_names, path), class_names, path)
+    _refuse_lossy(path)
+    settings = _settings(path, max_pixels, columns)
+    source = _source(path, settings)
+    given, unnamed = _meant(source.class_names, path), _unnamed(path, settings)
+    listing, numbers = source.listings["train"], _numbers(given, class_names, path, unnamed)
     labels = torch.tensor([numbers[label] for label in listing.labels.tolist()], dtype=torch.int64)
     missing = [name for c, name in enumerate(class_names) if not bool((labels == c).any())]
     if missing:
@@ -79,18 +92,75 @@ def _own(path: Path, class_names: Sequence[str]) -> DistilledSet:
     return data
 
 
-def _source(path: Path, max_pixels: int) -> Source:
+class _Refused(BadImages):
+    """Images that cannot be used, told without settings: those are of the data, not of a set to be judged."""
+
+    def add(self, split: str, name: str, where: str, problem: Undecodable) -> None:
+        raise DataError(f"{where}: the image {problem}: repair or remove it") from problem
+
+
+def _settings(path: Path, max_pixels: int, columns: tuple[str, str]) -> DatasetSettings:
     if not path.exists():
         raise DataError(f"{path} does not exist")
+    found = _columns(path, columns)
+    return DatasetSettings(
+        name="folder" if path.is_dir() else "parquet",
+        train=str(path.resolve()),
+        image_column=found[0],
+        label_column=found[1],
+        max_pixels=max_pixels,
+        empty_classes="drop",  # told by ``read_set``, with what a probe needs
+    )
+
+
+def _columns(path: Path, wanted: tuple[str, str]) -> tuple[str, str]:
+    """The columns of images and labels: as the data call theirs, or the usual ones where a file has these instead."""
+    if path.is_dir():
+        return _COLUMNS
+    try:
+        names = pq.read_schema(path).names
+    except (OSError, pa.ArrowException):
+        return _COLUMNS  # told by the reader
+    image, label = (
+        usual if usual in names and one not in names else one for one, usual in zip(wanted, _COLUMNS, strict=True)
+    )
+    return image, label
+
+
+def _source(path: Path, settings: DatasetSettings) -> Source:
     if not path.is_dir():
-        _refuse_arrays(path)
-    layout = "folder" if path.is_dir() else "parquet"
-    settings = DatasetSettings(name=layout, train=str(path.resolve()), max_pixels=max_pixels)
-    return open_source(settings, Path.cwd(), BadImages(skip=False))
+        _refuse_arrays(path, settings.image_column)
+    try:
+        return open_source(settings, Path.cwd(), _Refused(skip=False))
+    except DataError as error:
+        raise DataError(_of_a_set(str(error))) from error
 
 
-def _numbers(given: Sequence[str], known: Sequence[str], path: Path) -> list[int]:
-    """For each class of the set its number among the known ones: by name, or where all are numbers by number."""
+def _of_a_set(message: str) -> str:
+    """What a reader says of the data's settings, said of a set that is named on the command line."""
+    message = re.sub(r"set dataset\.train to (.+?),? (and dataset\.validation .*|or add )", _name_it, message)
+    return message.removeprefix("dataset.train: ")
+
+
+def _name_it(found: re.Match[str]) -> str:
+    return f"name {found[1]}" + (", or add " if found[2].startswith("or") else " instead")
+
+
+def _unnamed(path: Path, settings: DatasetSettings) -> bool:
+    """Whether labels are integers whose classes the file does not name."""
+    if path.is_dir():
+        return False
+    file = inspect(path, settings)
+    return file.words is None and not file.class_names
+
+
+def _numbers(given: Sequence[str], known: Sequence[str], path: Path, unnamed: bool) -> list[int]:
+    """For each class of the set its number among the known ones: by name, or where all are numbers by number.
+
+    Numbers that the file does not name come first of all as numbers: class 2 of the data may be called 10.
+    """
+    if unnamed and all(name.isdecimal() and int(name) < len(known) for name in given):
+        return [int(name) for name in given]
     if all(name in known for name in given):
         return [known.index(name) for name in given]
     if all(name.isdecimal() and int(name) < len(known) for name in given):
@@ -152,14 +222,22 @@ def _refuse_tensors(path: Path) -> None:
             )
 
 
-def _refuse_soft_labels(path: Path) -> None:
-    """Sets whose labels are not hard, which only the distilled folder itself says in full."""
-    soft = (path / "soft_labels.json").is_file()
+def _refuse_lossy(path: Path) -> None:
+    """Sets of soft labels, or of several draws, which only the distilled folder itself says in full."""
+    soft, draws = (path / "soft_labels.json").is_file(), 1
     if path.suffix == ".parquet" and path.is_file():
         with contextlib.suppress(OSError, pa.ArrowException):  # told by the reader
-            soft = "soft_label" in pq.read_schema(path).names
+            names = pq.read_schema(path).names
+            soft = "soft_label" in names
+            if "draw" in names:
+                draws = pc.count_distinct(pq.read_table(path, columns=["draw"]).column("draw")).as_py()
     if soft:
         raise DataError(f"{path} has soft labels, which are not read from there: name the distilled folder it is from")
+    if draws > 1:
+        raise DataError(
+            f"{path} holds {draws} independent draws, each a set of its own: name the distilled folder it is from, or "
+            f"export one of them (clpdd export --draw)"
+        )
 
 
 def _refuse_floats(data: bytes, where: str, max_pixels: int) -> None:
@@ -176,16 +254,18 @@ def _refuse_floats(data: bytes, where: str, max_pixels: int) -> None:
     _refuse(where, "the image", float(values.min()), float(values.max()))
 
 
-def _refuse_arrays(path: Path) -> None:
-    """Parquet files whose images are nested lists of numbers."""
+def _refuse_arrays(path: Path, image_column: str) -> None:
+    """Parquet files whose images are nested lists of numbers, or tensors."""
     try:
         schema = pq.read_schema(path)
-        kind = schema.field("image").type
-        if not _is_list(kind):
+        name = image_column if image_column in schema.names else _PIXELS
+        if not _is_list(_stored(schema.field(name).type)):
             return
-        column: Any = pq.read_table(path, columns=["image"]).column("image").combine_chunks()
+        column: Any = pq.read_table(path, columns=[name]).column(name).combine_chunks()
     except (KeyError, OSError, pa.ArrowException):
         return  # told by the reader
+    if isinstance(column.type, pa.BaseExtensionType):
+        column = column.storage
     while _is_list(column.type):
         column = column.flatten()
     try:
@@ -194,13 +274,18 @@ def _refuse_arrays(path: Path) -> None:
         extremes = {"min": None}
     if extremes["min"] is None:
         raise DataError(
-            f"{path}: column 'image' holds lists of {column.type}, where encoded images are read: write PNG"
+            f"{path}: column {name!r} holds lists of {column.type}, where encoded images are read: write PNG"
         )
-    _refuse(str(path), "column 'image'", extremes["min"], extremes["max"], pa.types.is_floating(column.type))
+    _refuse(str(path), f"column {name!r}", extremes["min"], extremes["max"], pa.types.is_floating(column.type))
+
+
+def _stored(kind: pa.DataType) -> pa.DataType:
+    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+    listed = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return bool(listed or pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind))
 
 
 def _refuse(where: str, what: str, low: float, high: float, floating: bool = True) -> None:

@@ -23,6 +23,7 @@ SCHEMA = pa.schema(
     [
         ("dataset", pa.string()),
         ("method", pa.string()),
+        ("made_by", pa.string()),  # the method itself, where ``method`` is a variant's name
         ("distil_encoder", pa.string()),
         ("eval_encoder", pa.string()),
         ("protocol", pa.string()),
@@ -45,12 +46,14 @@ _ALL_MATRICES = 200  # with more classes only the first protocol's confusion is 
 class Result:
     """One protocol on one set with one encoder.
 
-    ``fingerprint`` is the digest of ``record``, everything that decided the result; ``piece`` is what ``run_protocol``
-    returned. ``counts`` are the images of every class in one draw, ``None`` of a set that stands for all real ones.
+    ``method`` is what the set goes by, ``made_by`` the method in the catalogue. ``fingerprint`` is the digest of
+    ``record``, everything that decided the result; ``piece`` is what ``run_protocol`` returned. ``counts`` are the
+    images of every class in one draw, ``None`` of a set that stands for all real ones.
     """
 
     dataset: str
     method: str
+    made_by: str
     distil: str
     target: str
     protocol: ViewedProtocol
@@ -100,7 +103,9 @@ class Result:
 def results_parquet(results: Sequence[Result]) -> bytes:
     """One row for each probe, in the order of the results; columns as in ``SCHEMA``."""
     rows = [
-        {"dataset": r.dataset, "ipc": r.ipc, "worst_group": None, "fingerprint": r.fingerprint, **r.names, **row}
+        {"dataset": r.dataset, "made_by": r.made_by, "ipc": r.ipc, "worst_group": None, "fingerprint": r.fingerprint}
+        | r.names
+        | row
         for r in results
         for row in r.piece["rows"]
     ]
@@ -114,11 +119,11 @@ def metrics_json(results: Sequence[Result]) -> bytes:
 
     ``worst_group`` stands beside them where the images have groups. ``share_of_full`` is top-1 in percent of that of
     all training data with the same evaluation encoder: its ridge probe for ``closed_form``, its logistic regression for
-    the other protocols. ``over_random`` is top-1 less that of the method ``random``, where this is among the methods,
-    with as many images of every class, the same encoders, protocol and views.
+    the other protocols. ``over_random`` is top-1 less that of the method ``random`` or a variant of it, where one is
+    among the methods with as many images of every class, the same encoders, protocol and views.
     """
     bound = {(r.target, r.protocol.name): fmean(r.top1) for r in results if r.method == "full"}
-    drawn = {(r.pair, r.protocol, r.counts): fmean(r.top1) for r in results if r.method == "random"}
+    drawn = {(r.pair, r.protocol, r.counts): fmean(r.top1) for r in results if r.made_by == "random"}
     tree: dict[str, Any] = {}
     for r in results:
         numbers = {"top1": fmean(r.top1), "top1_std": r.std}
@@ -129,7 +134,7 @@ def metrics_json(results: Sequence[Result]) -> bytes:
         if best and r.method != "full":
             numbers["share_of_full"] = 100 * numbers["top1"] / best
         chance = drawn.get((r.pair, r.protocol, r.counts))
-        if chance is not None and r.method != "random":
+        if chance is not None and r.made_by != "random":
             numbers["over_random"] = numbers["top1"] - chance
         leaf = {name: round(number, 4) for name, number in numbers.items()}
         tree.setdefault(r.pair, {}).setdefault(r.method, {})[str(r.protocol)] = leaf

@@ -59,16 +59,22 @@ class Worth:
         """``top1`` in percent of ``full``."""
         return 100 * self.top1 / self.full
 
+    @property
+    def worth(self) -> dict[str, str]:
+        """How many real images per class the set is worth, by the names of ``curves``."""
+        return {name: worth_on(curve, self.top1) for name, curve in self.curves.items()}
+
     def facts(self) -> dict[str, Any]:
-        """The attributes and ``share_of_full`` as JSON values; percent, six decimals."""
+        """The attributes, ``share_of_full`` and ``worth`` as JSON values; percent, six decimals."""
         curves = {name: [[count, round(top1, 6)] for count, top1 in curve] for name, curve in self.curves.items()}
         numbers = {"top1": self.top1, "full": self.full, "share_of_full": self.share_of_full}
         distance = {"mean_distance": self.mean_distance}
-        return {name: round(value, 6) for name, value in (numbers | distance).items()} | {"curves": curves}
+        worth = {"worth": self.worth, "curves": curves}
+        return {name: round(value, 6) for name, value in (numbers | distance).items()} | worth
 
     def described(self) -> str:
         """In words, one line for each."""
-        worth = ", ".join(f"{worth_on(curve, self.top1)} {name}" for name, curve in self.curves.items())
+        worth = ", ".join(f"{count} {name}" for name, count in self.worth.items())
         lines = [
             f"closed form on the images as they are: {self.top1:.2f} %, {self.share_of_full:.1f} % of all data's "
             f"{self.full:.2f} %",

@@ -16,7 +16,7 @@ COLUMNS = (*KEYS, "ipc", "probes", "top1", "top1_std", "share_of_full", "over_ra
 """Keys of a line: names; images per class; probes it is the mean of; percent, ``None`` where there is no value; whether
 it is *the* number (``headline_of``), which one line at most is. ``mean_per_class`` is the mean of the classes' top-1,
 ``worst_group`` the lowest top-1 of any group of test images; ``over_random`` is top-1 less that of as many random real
-images under the same protocol and views, in points, where the method ``random`` was evaluated.
+images under the same protocol and views, in points, where the method ``random`` or a variant of it was evaluated.
 """
 
 
@@ -50,7 +50,12 @@ def result_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _scores(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    scores: dict[str, Any] = {"ipc": rows[0]["ipc"], "probes": len(rows)}
+    first = rows[0]
+    scores: dict[str, Any] = {
+        "ipc": first["ipc"],
+        "probes": len(rows),
+        "made_by": first.get("made_by", first["method"]),
+    }
     scores["top1"] = mean_std(row["top1"] for row in rows)
     return scores | {name: mean_std(row.get(name) for row in rows)["mean"] for name in _MORE}
 
@@ -97,7 +102,7 @@ def headline_of(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
 def _number(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Of lines in the order of the settings, the one that ``headline_of`` describes."""
     own = [line for line in lines if line["method"] != "full" and line["distil_encoder"] == line["eval_encoder"]]
-    made = next((line["method"] for line in own if not selects(line["method"])), own[0]["method"] if own else "")
+    made = next((line["method"] for line in own if not selects(line["made_by"])), own[0]["method"] if own else "")
     mine = [line for line in own if line["method"] == made]
     found = [line for line in mine if all(line[key] == mine[0][key] for key in ("eval_encoder", "protocol"))]
     return min(found, key=lambda line: (line["views"] == "clean", line["views"]), default=None)

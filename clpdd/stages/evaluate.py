@@ -182,6 +182,7 @@ class _SetOnBench:
         return Result(
             dataset=dataset,
             method=self.method,
+            made_by=self.data.method,
             distil=self.distil,
             target=self.target,
             protocol=protocol,

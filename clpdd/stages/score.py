@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
+from ..config.dataset import DatasetSettings
 from ..config.distill import DistillSettings
 from ..config.evaluate import EvaluateSettings
 from ..datasets.index import Index
 from ..distilled.dataset import DistilledSet
 from ..distilled.foreign import read_set
 from ..encoders.deterministic import deterministic
-from ..errors import DataError, SettingsError
+from ..errors import ArtifactError, DataError, ResourceError, SettingsError
 from ..evaluation.inputs import EvaluationData, open_bench
 from ..evaluation.running import run_protocol, viewed_protocols
 from ..evaluation.subject import Bench, Subject
@@ -62,9 +63,14 @@ def run_score(
         raise SettingsError("score needs at least one encoder: give --encoder")
     drawn = (project.layout.index("train"), settings.variant("random").settings) if random else None
     for name in encoders:
+        kernels = project.layout.kernels(name)
+        if not kernels.is_dir():
+            raise ArtifactError(
+                f"{kernels} does not exist: run clpdd cache and clpdd kernels, each with --encoder {name}"
+            )
         given = evaluation_data(project.layout, name, project.encoder(name))
-        most = settings.dataset.max_pixels
-        found += judge_images(images, name, given, settings.evaluate, settings.seed, most, worth=worth, random=drawn)
+        data = settings.dataset
+        found += judge_images(images, name, given, settings.evaluate, settings.seed, data, worth=worth, random=drawn)
     return found
 
 
@@ -74,7 +80,7 @@ def judge_images(
     given: EvaluationData,
     settings: EvaluateSettings,
     seed: int,
-    max_pixels: int,
+    dataset: DatasetSettings,
     *,
     worth: bool = False,
     random: RandomImages | None = None,
@@ -83,7 +89,7 @@ def judge_images(
 
     Args:
         name: what the encoder is called.
-        max_pixels: see ``clpdd.datasets.decode.decode_image``.
+        dataset: of the data that it is judged on: its ``max_pixels``, and what a Parquet file's columns are called.
         random: to judge as many random real images of every class, too, in draws of the same seed as the method's.
 
     Returns:
@@ -97,21 +103,29 @@ def judge_images(
     bench = open_bench(name, given)
     if given.test_index is not None:
         confirm(bench.judge, encoder, given.test_index)
-    data = read_set(images, bench.judge.class_names, encoder.transform, max_pixels)
+    columns = dataset.image_column, dataset.label_column
+    data = read_set(images, bench.judge.class_names, encoder.transform, dataset.max_pixels, columns)
     drawn = None if random is None else _random_images(random, data, bench, seed)
     subject = Subject(data, bench, settings, seed, lambda: None)
     lower = f"lower evaluate.encoder_batch (now {settings.encoder_batch}) or evaluate.views"
     with deterministic(encoder.device), explain_memory_errors(lower):
+        told = [{"encoder": name, "worth": _worth_of(subject, settings.ridge)}] if worth else []  # may lack memory
         for viewed in viewed_protocols(settings, full=False):
             piece = run_protocol(subject, viewed)
             facts = {"encoder": name, "protocol": viewed.name, "views": viewed.views}
             found.append(facts | {"rows": piece["rows"], "notes": piece["notes"]})
-        told = [{"encoder": name, "worth": worth_of(subject, settings.ridge)}] if worth else []
         if drawn is not None:
             subject = Subject(drawn, bench, settings, seed, lambda: None)
             for viewed, one in zip(viewed_protocols(settings, full=False), found, strict=True):
                 one["random_rows"] = run_protocol(subject, viewed)["rows"]
     return [*found, *told]
+
+
+def _worth_of(subject: Subject, ridge: float) -> Worth:
+    try:
+        return worth_of(subject, ridge)
+    except ResourceError as error:
+        raise ResourceError(f"{error}, or leave out --worth") from error
 
 
 def _random_images(random: RandomImages, data: DistilledSet, bench: Bench, seed: int) -> DistilledSet:
@@ -152,8 +166,8 @@ def score_lines(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     Returns:
         For each protocol ``eval_encoder``, ``protocol``, ``views``, ``probes``, and in percent ``top1``, ``top1_std``,
         ``over_random``, ``top5``, ``mean_per_class``, ``worst_group``, ``None`` where there is no value. Of a worth
-        ``eval_encoder`` and ``worth``: ``top1``, ``full``, ``share_of_full``, ``curves``, ``mean_distance`` (see
-        ``evaluation.worth``).
+        ``eval_encoder`` and ``worth``: ``top1``, ``full``, ``share_of_full``, ``worth``, ``curves`` and
+        ``mean_distance`` (see ``evaluation.worth``).
     """
     lines = list[dict[str, Any]]()
     for one in found:

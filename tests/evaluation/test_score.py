@@ -100,6 +100,30 @@ def test_a_set_is_the_same_as_folder_parquet_and_distilled_folder(
         assert found.class_names == NAMES
 
 
+def test_integers_that_a_file_does_not_name_are_numbers_where_classes_are_called_by_other_numbers(
+    made: DistilledSet, tmp_path: Path
+) -> None:
+    names = ["0", "1", "10", "11", "2", "3", "4", "5", "6", "7"]  # in the order of texts, as folders are numbered
+    encoded = [png_bytes(image) for image in made.images]
+    by_number = write_parquet(tmp_path / "a.parquet", encoded, list(range(10)), None)
+    in_file = write_parquet(tmp_path / "b.parquet", encoded, list(range(10)), names)
+    by_folder = write_folder(tmp_path / "c", made.images, made.labels.tolist(), names)
+    by_value = write_parquet(tmp_path / "d.parquet", encoded, [int(name) for name in names], None)  # 11 is no number
+    for form in (by_number, in_file, by_folder, by_value):
+        assert torch.equal(read(form, names=names).images, made.images)
+
+
+def test_columns_are_those_of_the_data_or_the_usual_ones(made: DistilledSet, tmp_path: Path) -> None:
+    encoded = [png_bytes(image) for image in made.images]
+    usual = write_parquet(tmp_path / "usual.parquet", encoded, list(range(10)), None)
+    own = tmp_path / "own.parquet"
+    pq.write_table(pq.read_table(usual).rename_columns(["img", "fine"]), own)
+    for path in (usual, own):
+        assert torch.equal(read_set(path, NAMES, never, 10**6, ("img", "fine")).images, made.images)
+    with pytest.raises(DataError, match="has no column 'image'"):
+        read(own)
+
+
 def test_class_folders_may_be_numbers_where_the_classes_have_names(made: DistilledSet, tmp_path: Path) -> None:
     words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
     by_number = write_folder(tmp_path / "a", made.images, made.labels.tolist(), [f"{c:05d}" for c in range(10)])
@@ -194,6 +218,20 @@ def test_float_images_are_refused_and_those_beyond_the_range_as_normalised(
         read(path)
 
 
+@pytest.mark.parametrize("form", ["tensor", "view", "pixel_values"])
+def test_normalised_arrays_of_any_type_and_name_are_called_so(tmp_path: Path, form: str) -> None:
+    values = np.linspace(-2, 2, 10 * 12, dtype=np.float32).reshape(10, 3, 2, 2)
+    flat = values.reshape(10, -1).tolist()
+    if form == "tensor":
+        column: Any = pa.FixedShapeTensorArray.from_numpy_ndarray(values)
+    else:
+        column = pa.array(flat, pa.list_view(pa.float32()) if form == "view" else pa.list_(pa.float32()))
+    name = "pixel_values" if form == "pixel_values" else "image"
+    pq.write_table(pa.table({name: column, "label": list(range(10))}), tmp_path / "set.parquet")
+    with pytest.raises(DataError, match=rf"column '{name}' holds floats from -2 to 2, .*were normalised already"):
+        read(tmp_path / "set.parquet")
+
+
 def test_arrays_of_integers_are_refused_as_arrays(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "set.parquet", [[[0, 255]] * 2] * 10, list(range(10)), None)
     with pytest.raises(DataError, match="integers in lists from 0 to 255, where encoded 8-bit images are read"):
@@ -213,6 +251,38 @@ def test_soft_labels_are_not_left_out_without_a_word(made: DistilledSet, tmp_pat
     for form in ("folder", "huggingface"):
         with pytest.raises(DataError, match="has soft labels, which are not read from there: name"):
             read(export(tmp_path / "set", form, tmp_path / form))
+
+
+def test_independent_draws_are_not_pooled_into_one_set(world: World, made: DistilledSet, tmp_path: Path) -> None:
+    draws = world.distilled["one", "random"]
+    assert len(DistilledSet.load(draws).draws) > 1
+    with pytest.raises(
+        DataError, match=r"holds \d+ independent draws, each a set of its own: name the distilled folder"
+    ):
+        read(draws / "data.parquet")
+    assert len(read(draws).draws) > 1
+    assert len(read(export(draws, "huggingface", tmp_path / "one", draw=1))) == 10
+    assert torch.equal(read(world.distilled["one", "clp"] / "data.parquet").images, made.images)
+
+
+def test_remedies_are_for_the_set_and_not_for_the_settings_of_the_data(made: DistilledSet, tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "set", made.images, made.labels.tolist(), NAMES)
+    (root / "3" / "3.png").rename(root / "3.png")
+    with pytest.raises(DataError, match=r"set/3\.png: the image .*: repair or remove it$") as beside:
+        read(root)
+    (root / "3.png").rename(root / "3" / "3.png")
+    (root / "3" / "notes.png").write_text("no picture")
+    with pytest.raises(DataError, match=r"notes\.png: the image is in none of the formats that are read") as bad:
+        read(root, lambda picture: torch.zeros(3, 32, 32, dtype=torch.uint8))
+    write_folder(tmp_path / "nested" / "train", made.images, made.labels.tolist(), NAMES)
+    write_folder(tmp_path / "nested" / "test", made.images, made.labels.tolist(), NAMES)
+    with pytest.raises(DataError, match=r"look like splits, not classes: name \S+train instead$") as nested:
+        read(tmp_path / "nested")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match="holds no class folder") as none:
+        read(tmp_path / "none")
+    for refused in (beside, bad, nested, none):
+        assert "dataset." not in str(refused.value)
 
 
 def test_sets_that_cannot_be_judged_say_why(world: World, made: DistilledSet, tmp_path: Path) -> None:
@@ -251,8 +321,16 @@ def test_worth_is_read_off_the_curve_on_a_logarithmic_scale() -> None:
     assert worth_on(curve, 39.9) == "<1"
     assert worth_on(curve, 40.0) == "1.0"
     assert worth_on(curve, 55.0) == f"{math.sqrt(5 * 20):.1f}" == "10.0"
-    assert worth_on(curve, 60.0) == "20"
+    assert worth_on(curve, 60.0) == "20.0"
     assert worth_on(curve, 60.1) == ">20"
+
+
+def test_worth_is_the_first_count_that_reaches_it_also_on_a_curve_that_stays_level_or_falls() -> None:
+    assert worth_on([(1, 50.0), (2, 90.0), (5, 90.0), (10, 88.0)], 90.0) == "2.0"
+    assert worth_on([(1, 50.0), (2, 100.0), (5, 100.0), (10, 100.0)], 100.0) == "2.0"
+    assert worth_on([(1, 60.0), (2, 55.0), (5, 58.0)], 60.0) == "1.0"
+    assert worth_on([(1, 60.0), (2, 55.0), (5, 65.0)], 60.0) == "1.0"
+    assert worth_on([(1, 100.0), (2, 100.0)], 100.0) == "1.0"
 
 
 def test_the_distance_of_class_means_is_0_at_the_real_ones_and_1_at_the_mean_of_all(bench: Bench) -> None:
@@ -337,6 +415,9 @@ def test_the_command_tells_what_evaluation_tells_of_the_same_images(
     assert run(project, "score", str(project / "params.yaml"), "--encoder", "clpdd_resnet14") == 3
     assert "params.yaml" in capsys.readouterr().err
     assert run(project, "score", str(made), "--encoder", "resnet18") == 2
+    empty = ["--params", str(project / "params.yaml"), "--data", str(project / "empty")]
+    assert main([*empty, "score", str(made)]) == 4
+    assert "run clpdd cache and clpdd kernels, each with --encoder clpdd_resnet14" in capsys.readouterr().err
 
 
 def test_other_programs_get_what_evaluation_wrote_and_the_gain_over_random_images(
@@ -358,6 +439,22 @@ def test_other_programs_get_what_evaluation_wrote_and_the_gain_over_random_image
     (clean,) = [line["top1"] for line in lines if (line["protocol"], line["views"]) == ("closed_form", "clean")]
     assert worth["worth"]["top1"] == clean
     assert worth["worth"]["curves"].keys() == {"random", "herding"}
+    for name, curve in worth["worth"]["curves"].items():
+        assert worth["worth"]["worth"][name] == worth_on(curve, clean)
+
+
+def test_a_curve_that_memory_cannot_hold_is_refused_before_any_probe_with_a_remedy_that_works(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = str(project / "data" / "distilled" / "clpdd_resnet14" / "centroid")
+    monkeypatch.setattr("clpdd.features.by_class.free_bytes", lambda device: 2**10)
+    with monkeypatch.context() as patched:
+        patched.setattr("clpdd.stages.score.run_protocol", None)
+        assert run(project, "score", made, "--worth") != 0
+    said = capsys.readouterr().err
+    assert "the few-shot curve needs" in said
+    assert "or leave out --worth" in said
+    assert run(project, "score", made) == 0
 
 
 def test_without_random_images_no_gain_is_told(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

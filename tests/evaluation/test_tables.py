@@ -78,6 +78,7 @@ def test_improvement_over_random_is_told_for_like_and_like_alone() -> None:
         return Result(
             dataset="d",
             method=method,
+            made_by={"random-5": "random"}.get(method, method),
             distil="one",
             target=target,
             protocol=ViewedProtocol("closed_form", views),
@@ -96,12 +97,16 @@ def test_improvement_over_random_is_told_for_like_and_like_alone() -> None:
         result("full", "clean", 90.0, counts=None),
         result("random", "clean", 35.0),
         result("random", "bank-4", 20.5),
+        result("five", "bank-4", 71.0, counts=(5, 5)),
+        result("random-5", "bank-4", 65.0, counts=(5, 5)),  # a variant of random
     ]
-    assert [result.ipc for result in results] == [1, 1, 1, 5, 1, None, 1, 1]
+    assert [result.ipc for result in results] == [1, 1, 1, 5, 1, None, 1, 1, 5, 5]
     metrics = json.loads(metrics_json(results))
     assert metrics["one"]["clp"]["closed_form-clean"]["over_random"] == 25
     assert metrics["one"]["clp"]["closed_form-bank-4"]["over_random"] == 29.5
-    others = [metrics["one -> two"]["clp"], *(metrics["one"][name] for name in ("more", "uneven", "full", "random"))]
+    assert metrics["one"]["five"]["closed_form-bank-4"]["over_random"] == 6
+    alone = ("more", "uneven", "full", "random", "random-5")
+    others = [metrics["one -> two"]["clp"], *(metrics["one"][name] for name in alone)]
     assert not any("over_random" in leaf for own in others for leaf in own.values())
 
 
@@ -111,6 +116,7 @@ def test_no_two_bars_of_the_plot_have_one_name_so_that_none_is_stacked_on_anothe
             Result(
                 dataset="d",
                 method=method,
+                made_by=method,
                 distil=distil,
                 target=target,
                 protocol=protocol,
@@ -194,6 +200,7 @@ def test_only_the_first_protocol_keeps_its_confusion_when_there_are_many_classes
         Result(
             dataset="d",
             method="clp",
+            made_by="clp",
             distil="one",
             target=target,
             protocol=ViewedProtocol(protocol, "clean"),

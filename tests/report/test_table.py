@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -93,6 +94,18 @@ def test_the_number_is_the_first_probe_of_what_a_method_made(plain: tuple[Layout
     assert chosen is not None
     assert (chosen["method"], chosen["protocol"], chosen["views"]) == ("clp", "sgd", "bank-100")
     assert headline_of([found for found in lines if found["method"] == "full"]) is None
+
+
+def test_a_variant_of_a_coreset_makes_no_images_and_is_not_the_number(
+    plain: tuple[Layout, Settings], tmp_path: Path
+) -> None:
+    table = pq.read_table(plain[0].results / "results.parquet")
+    rows = [row | {"made_by": row["method"]} for row in table.to_pylist()]
+    chosen = [row | {"method": "chosen", "made_by": "herding"} for row in rows if row["method"] == "clp"]
+    pq.write_table(pa.Table.from_pylist([*chosen, *rows]), tmp_path / "results.parquet")
+    number = headline_of(result_lines(tmp_path / "results.parquet"))
+    assert number is not None
+    assert number["method"] == "clp"
 
 
 def test_the_report_has_the_same_number(plain: tuple[Layout, Settings]) -> None:
