@@ -34,7 +34,7 @@ def test_the_plan_runs_what_optimises_with_every_seed_and_peers_after_their_refe
         ({"methods": ["lgm"]}, "which methods does not list"),
         ({"methods": ["lgm", "clp"]}, "swap them"),
         ({"methods": ["clpp"]}, r"benchmark.methods: unknown method 'clpp'; did you mean clp\?"),
-        ({"images_per_class": [1, 50]}, "raise kernels.nearest to at least 50"),
+        ({"methods": ["centroid"], "peers": {}, "images_per_class": [1, 50]}, "raise kernels.nearest to at least 50"),
         ({"encoders": ["vit"]}, "benchmark.encoders names 'vit'"),
         ({"ablations": ["colour"]}, "ablations"),
     ],
