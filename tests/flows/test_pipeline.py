@@ -70,7 +70,7 @@ def worker(served: Served, name: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_a_worker_is_killed_whatever_of_its_children_has_ended() -> None:
-    code = "import subprocess, sys, time; subprocess.Popen(['true']); print(flush=True); time.sleep(600)"
+    code = "import subprocess, sys, time; kept = subprocess.Popen(['true']); print(flush=True); time.sleep(600)"
     worker = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert worker.stdout is not None
     worker.stdout.readline()
