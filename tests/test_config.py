@@ -94,6 +94,11 @@ def test_central_images_bound_those_methods_alone_that_begin_with_them() -> None
         parse_settings(starts | {"benchmark": wanted | {"methods": ["herding", "central"]}})
 
 
+def test_a_ridge_of_0_is_free_where_no_method_to_distil_with_needs_one() -> None:
+    """Also though a comparison, which need not be run, would have such a method by default."""
+    assert parse_settings({"distill": {"ridge": 0}}).distill.ridge == 0
+
+
 def test_every_problem_is_named_at_once() -> None:
     with pytest.raises(SettingsError) as refused:
         parse_settings({"seed": -1, "distill": {"steps": 0}, "evaluate": {"seeds": 0}})

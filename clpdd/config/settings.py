@@ -111,7 +111,6 @@ class Settings(Section):
             variant = self.variant(name)
             _refuse_too_many(name, METHODS[variant.method], most, said)
             self._refuse_uncentral(variant, most, said)
-            _refuse_no_ridge(name, variant)
 
     def _refuse_uncentral(self, variant: MethodVariant, wanted: int, said: str) -> None:
         """Raise where a method begins with more central images of a class than the stage kernels keeps."""
