@@ -172,11 +172,15 @@ class Subset(Listing):
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset before it is split: the given splits (``"train"`` always) and the names of its classes."""
+    """A dataset before it is split: the given splits (``"train"`` always) and the names of its classes.
+
+    ``unnamed``: the names are nothing but the numbers that the labels were given as.
+    """
 
     name: str
     class_names: list[str]
     listings: dict[str, Listing]
+    unnamed: bool = False
 
     def digest(self) -> str | None:
         """Over names, classes and all listings; ``None`` where one of them cannot tell whether it has changed."""

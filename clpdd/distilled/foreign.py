@@ -20,7 +20,6 @@ from ..config.dataset import DatasetSettings
 from ..datasets.build import open_source
 from ..datasets.decode import Undecodable, decode_image, identify
 from ..datasets.listing import BadImages, Listing, Source, nearest
-from ..datasets.sources.parquet_columns import inspect
 from ..datasets.walking import files_below
 from ..errors import DataError
 from ..storage.files import read_json
@@ -68,8 +67,8 @@ def read_set(
     _refuse_lossy(path)
     settings = _settings(path, max_pixels, columns)
     source = _source(path, settings)
-    given, unnamed = _meant(source.class_names, path), _unnamed(path, settings)
-    listing, numbers = source.listings["train"], _numbers(given, class_names, path, unnamed)
+    given = _meant(source.class_names, path)
+    listing, numbers = source.listings["train"], _numbers(given, class_names, path, source.unnamed)
     labels = torch.tensor([numbers[label] for label in listing.labels.tolist()], dtype=torch.int64)
     missing = [name for c, name in enumerate(class_names) if not bool((labels == c).any())]
     if missing:
@@ -144,14 +143,6 @@ def _of_a_set(message: str) -> str:
 
 def _name_it(found: re.Match[str]) -> str:
     return f"name {found[1]}" + (", or add " if found[2].startswith("or") else " instead")
-
-
-def _unnamed(path: Path, settings: DatasetSettings) -> bool:
-    """Whether labels are integers whose classes the file does not name."""
-    if path.is_dir():
-        return False
-    file = inspect(path, settings)
-    return file.words is None and not file.class_names
 
 
 def _numbers(given: Sequence[str], known: Sequence[str], path: Path, unnamed: bool) -> list[int]:

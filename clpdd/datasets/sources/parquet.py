@@ -76,7 +76,10 @@ def list_tables(paths: dict[str, list[Path]], settings: DatasetSettings) -> Sour
     listings: dict[str, Listing] = {
         split: ParquetRows(listed, split, settings.image_column, max_bytes) for split, listed in files.items()
     }
-    return Source("parquet", names, listings)
+    named = settings.class_names or any(
+        file.words is not None or file.class_names for listed in files.values() for file in listed
+    )
+    return Source("parquet", names, listings, unnamed=not named)
 
 
 def _refuse_shared(paths: dict[str, list[Path]]) -> None:
